@@ -74,7 +74,7 @@ impl Meter {
                 self.say(ByteSize(memory.used));
             }
             if short {
-                store.forget_decoded().await;
+                store.upkeep().forget_decoded().await;
             }
             let wait = if short || looks > 0 { 2 * CHECK } else { IDLE_CHECK };
             let stirred = async {

@@ -373,14 +373,14 @@ async fn a_spool_is_migrated_by_a_command_that_may_be_killed_and_the_station_goe
     let path = file(&site);
     let store = open_store(&Config::load(Path::new(&path)).unwrap(), &Env::production()).await.unwrap();
     for sequence in 1..=SEGMENTS {
-        let taken = store.put_payload(handed_in("sat-1", &segment(sequence, 400))).await.unwrap();
-        assert_eq!(store.commit(vec![taken]).await.unwrap(), [Applied::New]);
+        let taken = store.intake().put_payload(handed_in("sat-1", &segment(sequence, 400))).await.unwrap();
+        assert_eq!(store.intake().commit(vec![taken]).await.unwrap(), [Applied::New]);
     }
     // The backend has the first two already.
     for _ in 0..2 {
-        let work = store.next("file".into(), SignalSet::ALL, 1).await.unwrap().unwrap();
+        let work = store.outlet().next("file".into(), SignalSet::ALL, 1).await.unwrap().unwrap();
         let done = Progress { finished: true, ..Progress::at(work.place, 1) };
-        store.progress("file".into(), done).await.unwrap();
+        store.outlet().progress("file".into(), done).await.unwrap();
     }
     store.close().await;
     let shared = std::fs::read_to_string(&path).unwrap().replace(

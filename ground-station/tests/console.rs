@@ -267,8 +267,8 @@ async fn the_catalogue_knows_what_has_left_the_spool_and_who_has_it() {
     }
     ground.drained("sat-1").await;
     let store = ground.store.clone().unwrap();
-    store.sweep().await.unwrap();
-    assert_eq!(store.overview().await.unwrap().segments, 0, "both have left the spool");
+    store.outlet().sweep().await.unwrap();
+    assert_eq!(store.views().overview().await.unwrap().segments, 0, "both have left the spool");
     let rows = async |query: &str| {
         let (head, body) = ask(ground.api, "GET", &format!("/api/v1/catalogue{query}"), "", "").await;
         assert_eq!(status(&head), 200, "{body}");

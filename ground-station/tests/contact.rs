@@ -465,7 +465,7 @@ async fn a_delay_begins_when_data_was_accepted_on_board_and_without_that_when_it
 /// The only pass that the ground knows, once `until` holds of it.
 async fn pass(ground: &support::Running, until: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     loop {
-        let passes = ground.store.as_ref().unwrap().passes(10).await.unwrap();
+        let passes = ground.store.as_ref().unwrap().views().passes(10).await.unwrap();
         assert!(passes.len() < 2, "{passes:?}");
         if let Some(pass) = passes.first() {
             let pass = serde_json::to_value(pass).unwrap();
@@ -599,7 +599,8 @@ async fn agents_of_other_versions_are_served_and_what_they_do_not_say_is_unknown
     assert!(agent.configuration.is_none() && agent.resident_bytes.is_none(), "{view:?}");
     assert!(agent.cpu_seconds.is_none() && agent.running_seconds.is_none(), "{view:?}");
     assert!(standing.next_contact.is_none() && standing.forecast.is_none(), "{view:?}");
-    let pass = serde_json::to_value(ground.store.as_ref().unwrap().passes(10).await.unwrap()).unwrap();
+    let pass =
+        serde_json::to_value(ground.store.as_ref().unwrap().views().passes(10).await.unwrap()).unwrap();
     let reported = pass.as_array().unwrap().iter().find(|pass| pass["start_unix_nano"] == 5_000).unwrap();
     for key in ["state", "planned_start_unix_nano", "planned_end_unix_nano", "guard_start_seconds"] {
         assert!(reported[key].is_null(), "{key}: {reported}");

@@ -146,7 +146,7 @@ async fn what_a_backend_refuses_is_found_by_halving_and_the_rest_gets_through() 
 
     // The backend is mended, and the operator has the letter sent again.
     backend.with(|o| o.refuses = None);
-    assert_eq!(ground.store.as_ref().unwrap().replay(None).await.unwrap(), 1);
+    assert_eq!(ground.store.as_ref().unwrap().replays().replay(None).await.unwrap(), 1);
     while backend.taken() < 100 {
         tokio::task::yield_now().await;
     }
@@ -169,9 +169,9 @@ async fn a_replay_sends_requests_and_not_one_item_each() {
     assert_eq!(ground.drained("sat-1").await.dead_lettered.spans, 100);
     let replay = async |left: u64| {
         let before = backend.with(|o| o.headers.len());
-        assert_eq!(ground.store.as_ref().unwrap().replay(None).await.unwrap(), 100);
+        assert_eq!(ground.store.as_ref().unwrap().replays().replay(None).await.unwrap(), 100);
         while ground.account("sat-1").await.dead_lettered.spans > left
-            || ground.store.as_ref().unwrap().letters(0, 1000).await.unwrap().iter().any(|l| l.replay)
+            || ground.store.as_ref().unwrap().views().letters(0, 1000).await.unwrap().iter().any(|l| l.replay)
         {
             tokio::task::yield_now().await;
         }
@@ -464,7 +464,7 @@ async fn what_is_kept_reaches_a_backend_that_is_new_and_goes_on_where_it_was_sto
     let store = ground.store.clone().unwrap();
     late.with(|o| o.unavailable = u32::MAX);
     let wanted = ReplayWanted { exporter: "otlphttp/late".to_owned(), ..ReplayWanted::default() };
-    store.replay_range(wanted).await.unwrap();
+    store.replays().replay_range(wanted).await.unwrap();
     while late.with(|o| o.asked.is_empty()) {
         tokio::task::yield_now().await;
     }
@@ -477,7 +477,7 @@ async fn what_is_kept_reaches_a_backend_that_is_new_and_goes_on_where_it_was_sto
     let ground = Running::start(keep(&both)).await;
     let store = ground.store.clone().unwrap();
     let done = loop {
-        let replay = store.ranges().await.unwrap().remove(0);
+        let replay = store.replays().ranges().await.unwrap().remove(0);
         if replay.state == "done" {
             break replay;
         }

@@ -24,8 +24,8 @@ async fn a_ground_that_has_lost_its_spool_for_good_says_so_and_ends() {
             max_partial_bytes: 1 << 20,
             age: None,
         };
-        let taken = store.put_payload(incoming).await.unwrap();
-        assert_eq!(store.commit(vec![taken]).await.is_ok(), sequence < 3);
+        let taken = store.intake().put_payload(incoming).await.unwrap();
+        assert_eq!(store.intake().commit(vec![taken]).await.is_ok(), sequence < 3);
     }
     let gone = store.status().borrow().gone.clone().unwrap();
     assert!(gone.contains("given up"), "{gone}");

@@ -45,7 +45,7 @@ pub(super) async fn run(query: Query, wanted: Wanted) -> anyhow::Result<ExitCode
     let read = asked.wanted().map_err(|why| anyhow!("{why}"))?;
     let path = format!("/api/v1/catalogue{}", asked.address(after.as_deref()));
     let rows = fetch(&config, &path, None, async |store| {
-        Ok(store.glance().await?.catalogue(read, limit.max(1)).await?.rows)
+        Ok(store.views().glance().await?.catalogue(read, limit.max(1)).await?.rows)
     })
     .await?;
     if query.json {

@@ -53,7 +53,8 @@ pub(super) async fn run(query: Query, what: What) -> anyhow::Result<ExitCode> {
         say(&format!("replay {id} was cancelled\n"));
         return Ok(ExitCode::SUCCESS);
     }
-    let list = async || fetch(&config, "/api/v1/replays", None, async |store| store.ranges().await).await;
+    let list =
+        async || fetch(&config, "/api/v1/replays", None, async |store| store.replays().ranges().await).await;
     if what.list {
         let replays = list().await?;
         if query.json {
@@ -68,7 +69,7 @@ pub(super) async fn run(query: Query, what: What) -> anyhow::Result<ExitCode> {
     let wanted = request.wanted().map_err(|why| anyhow!("{why}"))?;
     let body = serde_json::to_value(&request)?;
     let answer = fetch(&config, "/api/v1/replays", Some(body), async |store| {
-        Ok(RangeAnswer { id: store.replay_range(wanted).await? })
+        Ok(RangeAnswer { id: store.replays().replay_range(wanted).await? })
     })
     .await?;
     if wait {

@@ -23,7 +23,7 @@ pub(super) async fn run(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     let asked = fetch(&config, "/api/v1/satellites", None, async |store| {
         let listed = config.link.satellites.keys().cloned();
-        Ok(SatelliteView::with_expected(store.satellites().await?, listed))
+        Ok(SatelliteView::with_expected(store.views().satellites().await?, listed))
     });
     let all = asked.await?;
     if query.json {

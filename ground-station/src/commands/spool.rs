@@ -125,7 +125,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let request = ReplayRequest { ids: (!all).then_some(id) };
             let body = serde_json::to_value(&request)?;
             let answer = fetch(&config, "/api/v1/replay", Some(body), async |store| {
-                Ok(ReplayAnswer { replayed: store.replay(request.ids).await? })
+                Ok(ReplayAnswer { replayed: store.replays().replay(request.ids).await? })
             })
             .await?;
             if query.json {
@@ -161,7 +161,7 @@ async fn backup(query: Query, path: PathBuf) -> anyhow::Result<ExitCode> {
         waits("copying the spool; the ground-station goes on meanwhile", since, Some(bytes))
     });
     let answer = fetch(&config, "/api/v1/backup", Some(body), async |store| {
-        Ok(BackupAnswer { bytes: store.backup(copied).await? })
+        Ok(BackupAnswer { bytes: store.upkeep().backup(copied).await? })
     })
     .await;
     drop(shown);
@@ -179,7 +179,7 @@ async fn verify(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     let shown = Shown::begin(|since| waits("reading and checking every segment", since, None));
     let answer = fetch(&config, "/api/v1/verify", None, async |store| {
-        Ok(VerifyAnswer { wrong: store.verify().await? })
+        Ok(VerifyAnswer { wrong: store.upkeep().verify().await? })
     })
     .await;
     drop(shown);
@@ -197,11 +197,12 @@ async fn verify(query: Query) -> anyhow::Result<ExitCode> {
 
 async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
-    let spool = fetch(&config, "/api/v1/spool", None, async |s| s.overview().await).await?;
-    let accounts = fetch(&config, "/api/v1/accounting", None, async |s| s.accounting().await).await?;
+    let spool = fetch(&config, "/api/v1/spool", None, async |s| s.views().overview().await).await?;
+    let accounts = fetch(&config, "/api/v1/accounting", None, async |s| s.views().accounting().await).await?;
     let path = |list: &str| format!("/api/v1/{list}?limit={LISTED}");
-    let gaps = fetch(&config, &path("gaps"), None, async |s| s.gaps(LISTED).await).await?;
-    let letters = fetch(&config, &path("dead-letters"), None, async |s| s.letters(0, LISTED).await).await?;
+    let gaps = fetch(&config, &path("gaps"), None, async |s| s.views().gaps(LISTED).await).await?;
+    let letters =
+        fetch(&config, &path("dead-letters"), None, async |s| s.views().letters(0, LISTED).await).await?;
     if query.json {
         say_json(&serde_json::json!({
             "spool": spool, "accounting": accounts, "gaps": gaps, "dead_letters": letters,
@@ -303,7 +304,7 @@ fn gap_line(gap: &Value) -> String {
 async fn columns(query: Query, each: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     let path = format!("/api/v1/columns?each={each}");
-    let view = fetch(&config, &path, None, async |s| s.columns(each).await).await?;
+    let view = fetch(&config, &path, None, async |s| s.views().columns(each).await).await?;
     if query.json {
         say_json(&view)?;
         return Ok(ExitCode::SUCCESS);

@@ -351,12 +351,12 @@ impl Acts {
     async fn carry_out(&self, request: &ActRequest) -> Result<u64, Problem> {
         let store = self.console.board.store();
         if request.all {
-            return Ok(store.replay(None).await?);
+            return Ok(store.replays().replay(None).await?);
         }
         if let Some(id) = request.id {
             return Ok(self.carry_out_of(request.what, vec![id]).await?);
         }
-        let (glance, mut after, mut done) = (store.glance().await?, None, 0);
+        let (glance, mut after, mut done) = (store.views().glance().await?, None, 0);
         loop {
             let part = glance.letters(after, PART).await?;
             let meant = part.rows.iter().filter(|letter| request.means(letter));
@@ -374,8 +374,8 @@ impl Acts {
     async fn carry_out_of(&self, what: What, ids: Vec<u64>) -> Result<u64, SpoolError> {
         let store = self.console.board.store();
         match what {
-            What::Replay => store.replay(Some(ids)).await,
-            What::Discard => store.discard(ids).await,
+            What::Replay => store.replays().replay(Some(ids)).await,
+            What::Discard => store.replays().discard(ids).await,
         }
     }
 }

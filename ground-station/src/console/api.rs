@@ -119,9 +119,9 @@ pub(super) struct Linked {
 )]
 pub(super) async fn satellites(State(console): State<Console>, Asked(page): Asked<Page>) -> List<Linked> {
     let expected = console.metrics.expected().into_iter().map(|id| id.to_string());
-    let all = SatelliteView::with_expected(console.store.satellites().await?, expected);
+    let all = SatelliteView::with_expected(console.store.views().satellites().await?, expected);
     let (connected, links) = (console.connected.satellites(), console.connected.links());
-    let elsewhere = console.store.linked_elsewhere().await?;
+    let elsewhere = console.store.views().linked_elsewhere().await?;
     let linked = |view: SatelliteView| {
         let linked_at = elsewhere.get(&view.satellite).cloned().unwrap_or_default();
         let mut linked = Linked { link: links.get(&view.satellite).cloned(), linked_at, view };
@@ -208,7 +208,7 @@ pub(super) async fn track(State(console): State<Console>, Path(id): Path<String>
     )
 )]
 pub(super) async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
-    Ok(Json(console.store.overview().await?))
+    Ok(Json(console.store.views().overview().await?))
 }
 
 /// Passes, the latest first
@@ -223,7 +223,7 @@ pub(super) async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
 )]
 pub(super) async fn passes(State(console): State<Console>, Asked(page): Asked<Page>) -> List<PassView> {
     let (of, after) = (page.satellite.clone(), page.place(2)?);
-    Ok(listed(&page, console.store.glance().await?.passes(of, after, page.limit()).await?))
+    Ok(listed(&page, console.store.views().glance().await?.passes(of, after, page.limit()).await?))
 }
 
 /// What will never be exported, the latest first
@@ -238,7 +238,7 @@ pub(super) async fn passes(State(console): State<Console>, Asked(page): Asked<Pa
 )]
 pub(super) async fn gaps(State(console): State<Console>, Asked(page): Asked<Page>) -> List<GapView> {
     let (of, after) = (page.satellite.clone(), page.place(4)?);
-    Ok(listed(&page, console.store.glance().await?.gaps(of, after, page.limit()).await?))
+    Ok(listed(&page, console.store.views().glance().await?.gaps(of, after, page.limit()).await?))
 }
 
 /// Where the items are, by satellite
@@ -251,7 +251,7 @@ pub(super) async fn gaps(State(console): State<Console>, Asked(page): Asked<Page
     )
 )]
 pub(super) async fn accounting(State(console): State<Console>) -> Answer<BTreeMap<String, AccountView>> {
-    Ok(Json(console.store.accounting().await?))
+    Ok(Json(console.store.views().accounting().await?))
 }
 
 /// Dead letters, the latest first
@@ -266,7 +266,7 @@ pub(super) async fn accounting(State(console): State<Console>) -> Answer<BTreeMa
 )]
 pub(super) async fn letters(State(console): State<Console>, Asked(page): Asked<Page>) -> List<LetterView> {
     let after = page.number()?;
-    Ok(listed(&page, console.store.glance().await?.letters(after, page.limit()).await?))
+    Ok(listed(&page, console.store.views().glance().await?.letters(after, page.limit()).await?))
 }
 
 /// What of the catalogue is asked for. Times are RFC 3339, or ns since the Unix epoch.
@@ -350,7 +350,7 @@ pub(super) async fn catalogue(
 ) -> List<CatalogueView> {
     let wanted = query.wanted().map_err(Problem::bad)?;
     let limit = query.limit.unwrap_or(ROWS).clamp(1, MAX_ROWS);
-    let part = console.store.glance().await?.catalogue(wanted, limit).await?;
+    let part = console.store.views().glance().await?.catalogue(wanted, limit).await?;
     let headers = part.next.as_deref().map(|next| link(&query.address(Some(next)))).unwrap_or_default();
     Ok((headers, Json(part.rows)))
 }
@@ -373,18 +373,18 @@ pub(super) async fn replay(
     State(console): State<Console>,
     Json(request): Json<ReplayRequest>,
 ) -> Answer<ReplayAnswer> {
-    Ok(Json(ReplayAnswer { replayed: console.store.replay(request.ids).await? }))
+    Ok(Json(ReplayAnswer { replayed: console.store.replays().replay(request.ids).await? }))
 }
 
 pub(super) async fn verify(State(console): State<Console>) -> Answer<VerifyAnswer> {
-    Ok(Json(VerifyAnswer { wrong: console.store.verify().await? }))
+    Ok(Json(VerifyAnswer { wrong: console.store.upkeep().verify().await? }))
 }
 
 pub(super) async fn backup(
     State(console): State<Console>,
     Json(request): Json<BackupRequest>,
 ) -> Answer<BackupAnswer> {
-    Ok(Json(BackupAnswer { bytes: console.store.backup(request.path).await? }))
+    Ok(Json(BackupAnswer { bytes: console.store.upkeep().backup(request.path).await? }))
 }
 
 /// `?each=true`
@@ -398,7 +398,7 @@ pub(super) async fn columns(
     State(console): State<Console>,
     Asked(Each { each }): Asked<Each>,
 ) -> Answer<ColumnsView> {
-    Ok(Json(console.store.columns(each).await?))
+    Ok(Json(console.store.views().columns(each).await?))
 }
 
 #[cfg(test)]

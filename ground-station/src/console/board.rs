@@ -250,8 +250,8 @@ impl Board {
         // What it holds of the file is let go before another one is taken.
         *latest = None;
         let began = Instant::now();
-        let glance = self.0.store.glance().await?;
-        let elsewhere = self.0.store.linked_elsewhere().await?;
+        let glance = self.0.store.views().glance().await?;
+        let elsewhere = self.0.store.views().linked_elsewhere().await?;
         let records = std::mem::take(&mut *lock(&self.0.records));
         let (records, digest) = glance.digest(records).await?;
         *lock(&self.0.records) = records;

@@ -46,7 +46,7 @@ async fn whatever_changes_is_told_within_a_second_of_its_commit_whenever_that_is
     for (number, pause) in (1..).zip(pauses) {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let hello = Hello { software: format!("change {number}"), ..Hello::default() };
-        store.ledger("sat-1".into(), Arc::new(hello)).await.unwrap();
+        store.intake().ledger("sat-1".into(), Arc::new(hello)).await.unwrap();
         committed.push((number, Instant::now()));
     }
     let mut seen = (0, Instant::now());

@@ -204,8 +204,13 @@ impl Console {
 
     async fn stored(&self) -> Result<Stored, SpoolError> {
         let store = &self.store;
-        let (spool, accounts) = (store.overview().await?, store.accounting().await?);
-        Ok(Stored { spool, accounts, standings: store.standings().await?, gaps: store.gap_counts().await? })
+        let (spool, accounts) = (store.views().overview().await?, store.views().accounting().await?);
+        Ok(Stored {
+            spool,
+            accounts,
+            standings: store.views().standings().await?,
+            gaps: store.views().gap_counts().await?,
+        })
     }
 
     /// The pages, with the API, for those who may.
@@ -308,9 +313,11 @@ mod tests {
         disk.set_full(true);
         let (other, mut status) = (store.clone(), store.status());
         let waits =
-            tokio::spawn(async move { other.ledger("sat-1".into(), Arc::new(Hello::default())).await });
+            tokio::spawn(
+                async move { other.intake().ledger("sat-1".into(), Arc::new(Hello::default())).await },
+            );
         status.wait_for(|status| status.failing.is_some()).await.unwrap();
-        assert!(store.overview().await.is_err(), "it is closed");
+        assert!(store.views().overview().await.is_err(), "it is closed");
         for (console, known) in [(seen, true), (late, false)] {
             let text = console.metrics_text().await;
             assert!(text.contains("perigee_store_failing 1"), "{text}");

@@ -68,7 +68,7 @@ pub struct RangeAnswer {
     )
 )]
 pub(super) async fn list(State(console): State<Console>) -> Result<Json<Vec<ReplayView>>, Problem> {
-    Ok(Json(console.store.ranges().await?))
+    Ok(Json(console.store.replays().ranges().await?))
 }
 
 pub(super) async fn begin(
@@ -89,11 +89,11 @@ pub(super) async fn cancel(
 impl Console {
     pub(super) async fn begin_replay(&self, request: &RangeRequest) -> Result<u64, Problem> {
         let wanted = request.wanted().map_err(Problem::bad)?;
-        Ok(self.store.replay_range(wanted).await?)
+        Ok(self.store.replays().replay_range(wanted).await?)
     }
 
     pub(super) async fn cancel_replay(&self, id: u64) -> Result<u64, Problem> {
-        match self.store.cancel_range(id).await? {
+        match self.store.replays().cancel_range(id).await? {
             true => Ok(id),
             false => Err(Problem::bad(format!("no replay {id} goes on; GET /api/v1/replays lists them"))),
         }

@@ -57,7 +57,7 @@ impl Exporter {
     pub(super) async fn again(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
         let (fingerprint, signals) = (self.fingerprint(), self.plan.signals);
         self.turn = Turn { undecided: self.turn.undecided.take(), ..Turn::default() };
-        match self.store.next_again(self.name(), signals, fingerprint).await? {
+        match self.store.replays().next_again(self.name(), signals, fingerprint).await? {
             None => {
                 self.turn.undecided = None;
                 Ok(false)
@@ -135,6 +135,6 @@ impl Exporter {
     }
 
     async fn note(&self, id: u64, place: Place, step: ReplayStep) -> Result<(), Left> {
-        Ok(self.store.again(self.name(), id, place, step).await?)
+        Ok(self.store.replays().again(self.name(), id, place, step).await?)
     }
 }

@@ -161,7 +161,7 @@ impl Exporter {
             self.aside.take(at);
             let heard = async {
                 self.tell_aside(at.place).await?;
-                self.store.only(Arc::clone(&self.name), at.place).await?;
+                self.store.outlet().only(Arc::clone(&self.name), at.place).await?;
                 self.send_next(shutdown).await
             };
             // It ends at the first request that is not on its way.
@@ -197,7 +197,7 @@ impl Exporter {
                 changed = status.changed() => if changed.is_err() { return },
                 () = sleep_until(due) => {}
                 () = tokio::time::sleep(SWEEP_AFTER) => {
-                    if self.store.sweep().await.is_err() {
+                    if self.store.outlet().sweep().await.is_err() {
                         return;
                     }
                     tokio::select! {
@@ -213,7 +213,7 @@ impl Exporter {
 
     /// Sends a dead letter that was asked for, or the next segment. Whether there was any.
     async fn step(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
-        let replays = self.store.next_replays(Arc::clone(&self.name), self.plan.limits).await?;
+        let replays = self.store.replays().next_replays(Arc::clone(&self.name), self.plan.limits).await?;
         if !replays.is_empty() {
             return self.replay(&replays, shutdown).await.map(|()| true);
         }
@@ -234,7 +234,7 @@ impl Exporter {
         let fingerprint = self.fingerprint();
         // What is committed from here on is looked at while a request is being sent.
         let status = self.store.status();
-        let next = self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await?;
+        let next = self.store.outlet().next(Arc::clone(&self.name), self.plan.signals, fingerprint).await?;
         let Some(work) = next else { return Ok(false) };
         self.turn.sent_new();
         let pause = Box::pin(self.segment(work, fingerprint, status, shutdown)).await?;
@@ -260,7 +260,7 @@ impl Exporter {
                 let (left, right) = some.split_at(some.len() / 2);
                 work.extend([right, left]);
             } else {
-                self.store.replayed(some.iter().map(|r| r.id).collect(), refused).await?;
+                self.store.replays().replayed(some.iter().map(|r| r.id).collect(), refused).await?;
             }
         }
         Ok(())
@@ -280,7 +280,7 @@ impl Exporter {
         let requests = match work.requests() {
             Ok(requests) => requests,
             Err(error) => {
-                self.store.condemn(place, error.to_string()).await?;
+                self.store.outlet().condemn(place, error.to_string()).await?;
                 return Ok(GO_ON);
             }
         };
@@ -291,7 +291,7 @@ impl Exporter {
             let cut = match cut {
                 Ok(cut) => cut,
                 Err(error) => {
-                    self.store.condemn(place, error.to_string()).await?;
+                    self.store.outlet().condemn(place, error.to_string()).await?;
                     return Ok(GO_ON);
                 }
             };
@@ -320,7 +320,7 @@ impl Exporter {
                     progress.items = 0;
                 }
             }
-            self.store.progress(Arc::clone(&self.name), progress.clone()).await?;
+            self.store.outlet().progress(Arc::clone(&self.name), progress.clone()).await?;
             // What is put aside has its turn, too.
             let is_due = self.aside.due().is_some_and(|due| due <= Instant::now());
             let leaves = is_due || work.is_over();
@@ -331,18 +331,21 @@ impl Exporter {
         if !progress.finished {
             // Nothing was left of it for this exporter.
             let none = Progress { finished: true, ..begin() };
-            self.store.progress(Arc::clone(&self.name), none).await?;
+            self.store.outlet().progress(Arc::clone(&self.name), none).await?;
         }
         Ok(GO_ON)
     }
 
     async fn goes_elsewhere(&self, fingerprint: u64, place: Place) -> Result<bool, SpoolError> {
-        self.store.goes_elsewhere(Arc::clone(&self.name), self.plan.signals, fingerprint, place).await
+        self.store
+            .outlet()
+            .goes_elsewhere(Arc::clone(&self.name), self.plan.signals, fingerprint, place)
+            .await
     }
 
     /// Has the store leave out what is put aside of this lane.
     async fn tell_aside(&self, place: Place) -> Result<(), SpoolError> {
-        self.store.put_aside(Arc::clone(&self.name), place, self.aside.signals_of(place)).await
+        self.store.outlet().put_aside(Arc::clone(&self.name), place, self.aside.signals_of(place)).await
     }
 
     /// Sends a request of this segment.
@@ -358,7 +361,8 @@ impl Exporter {
         let early = CancellationToken::new();
         let watch = async {
             while status.changed().await.is_ok() {
-                let elsewhere = store.goes_elsewhere(Arc::clone(&name), signals, fingerprint, at.place);
+                let elsewhere =
+                    store.outlet().goes_elsewhere(Arc::clone(&name), signals, fingerprint, at.place);
                 // A spool that cannot be read is noticed once the request is decided.
                 if elsewhere.await.unwrap_or(false) {
                     early.cancel();

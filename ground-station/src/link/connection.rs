@@ -303,7 +303,7 @@ impl Shell {
             let _ = telling.await;
         }
         let heard = greeted.news(haul, lost, Some(ended));
-        if let Err(error) = self.around.store.heard(Arc::clone(&self.satellite), heard).await {
+        if let Err(error) = self.around.store.intake().heard(Arc::clone(&self.satellite), heard).await {
             tracing::error!(satellite = %self.satellite, %error, "the record of a contact could not be kept");
         }
     }
@@ -318,7 +318,7 @@ impl Shell {
         let heard = greeted.news(self.machine.haul().clone(), self.last, None);
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         greeted.telling = Some(tokio::spawn(async move {
-            if let Err(error) = store.heard(Arc::clone(&satellite), heard).await {
+            if let Err(error) = store.intake().heard(Arc::clone(&satellite), heard).await {
                 tracing::error!(%satellite, %error, "the record of a contact could not be kept");
             }
         }));
@@ -378,7 +378,7 @@ impl Shell {
                     let turn = self.turn(drops.drops.len());
                     self.asked.push(Box::pin(async move {
                         turn.await;
-                        store.drops(satellite, drops).await.map(Event::DropsRecorded)
+                        store.intake().drops(satellite, drops).await.map(Event::DropsRecorded)
                     }));
                 }
                 Action::Conflict(id) => {
@@ -444,7 +444,7 @@ impl Shell {
             turn.await;
             registry.supersede(&satellite, slot, id).await;
             let greeting = Greeting { hello, read: Some(read) };
-            store.ledger(satellite, greeting).await.map(Event::Ledger)
+            store.intake().ledger(satellite, greeting).await.map(Event::Ledger)
         }));
     }
 
@@ -486,9 +486,9 @@ async fn hand_over(store: Store, metrics: Metrics, batch: Vec<Incoming>) -> Resu
     let of = of.collect::<Vec<_>>();
     let mut taken = Vec::with_capacity(batch.len());
     for incoming in batch {
-        taken.push(store.put_payload(incoming).await?);
+        taken.push(store.intake().put_payload(incoming).await?);
     }
-    let applied = store.commit(taken).await?;
+    let applied = store.intake().commit(taken).await?;
     for ((satellite, header, age), _) in of.iter().zip(&applied).filter(|(_, a)| **a == Applied::New) {
         if let Some(age) = age {
             metrics.delivered(satellite, header, age.now());

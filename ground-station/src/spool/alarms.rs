@@ -271,7 +271,7 @@ pub async fn run(store: Store, stop: CancellationToken) {
     let mut status = store.status();
     loop {
         status.borrow_and_update();
-        let more = match store.read_alarms().await {
+        let more = match store.upkeep().read_alarms().await {
             Ok(more) => more,
             Err(SpoolError::Gone) => return,
             Err(error) => {

@@ -69,13 +69,14 @@ fn one(lane: u8, sequence: u64, record: LogRecord) -> Incoming {
 
 /// What is kept of each satellite, as times and names, the latest first.
 fn kept(spool: &Subject<'_>, satellite: &str) -> Vec<(u64, String)> {
-    let (_, digest) = spool.wait(async { spool.store.glance().await?.digest(Records::default()).await });
+    let (_, digest) =
+        spool.wait(async { spool.store.views().glance().await?.digest(Records::default()).await });
     let of = digest.satellites.into_iter().find(|sat| sat.satellite == satellite).unwrap();
     of.alarms.into_iter().map(|alarm| (alarm.unix_nano, alarm.name)).collect()
 }
 
 fn read_all(spool: &Subject<'_>) {
-    while spool.wait(spool.store.read_alarms()) {}
+    while spool.wait(spool.store.upkeep().read_alarms()) {}
 }
 
 over_both! {
@@ -135,7 +136,7 @@ over_both! {
         spool.apply(&[sealed("sat-1", 8, 1, vec![resource])]);
         assert_eq!(spool.pass("a", SignalSet::ALL), 1);
         let shown = |most: usize| {
-            let tail = spool.wait(async { spool.store.glance().await?.tail(0, 4 << 20, most).await });
+            let tail = spool.wait(async { spool.store.views().glance().await?.tail(0, 4 << 20, most).await });
             tail.items.into_iter().map(|item| item.text).collect::<Vec<_>>()
         };
         let latest = shown(3);
@@ -153,7 +154,7 @@ over_both! {
         said.attributes = vec![attribute("error", "no space")];
         spool.apply(&[sealed("sat-1", 1, 1, vec![logs("space-agent", vec![said, hostile])])]);
         read_all(&spool);
-        let (_, digest) = spool.wait(async { spool.store.glance().await?.digest(Records::default()).await });
+        let (_, digest) = spool.wait(async { spool.store.views().glance().await?.digest(Records::default()).await });
         let [hostile, said] = &digest.satellites[0].alarms[..] else { panic!("two were kept") };
         assert!(hostile.name.chars().count() <= 64 && hostile.text.chars().count() <= 240);
         assert!(!format!("{}{}", hostile.name, hostile.text).contains(char::is_control));

@@ -30,15 +30,15 @@ fn commit_at(spool: &Subject<'_>, sequence: u64, start: u64, end: u64) {
 
 fn begin(spool: &Subject<'_>, exporter: &str, from: Option<u64>, until: Option<u64>) -> u64 {
     let wanted = ReplayWanted { exporter: exporter.to_owned(), satellite: None, from, until };
-    spool.wait(spool.store.replay_range(wanted))
+    spool.wait(spool.store.replays().replay_range(wanted))
 }
 
 fn again(spool: &Subject<'_>, exporter: &str) -> Option<Again> {
-    spool.wait(spool.store.next_again(exporter.into(), ALL, 1))
+    spool.wait(spool.store.replays().next_again(exporter.into(), ALL, 1))
 }
 
 fn note(spool: &Subject<'_>, exporter: &str, again: &Again, step: ReplayStep) {
-    spool.wait(spool.store.again(exporter.into(), again.id, again.work.place, step));
+    spool.wait(spool.store.replays().again(exporter.into(), again.id, again.work.place, step));
 }
 
 /// Sends the segment to its end.
@@ -62,7 +62,7 @@ fn send_all(spool: &Subject<'_>, exporter: &str) -> Vec<u64> {
 }
 
 fn view(spool: &Subject<'_>) -> ReplayView {
-    spool.wait(spool.store.ranges()).remove(0)
+    spool.wait(spool.store.replays().ranges()).remove(0)
 }
 
 over_both! {
@@ -155,7 +155,7 @@ over_both! {
         let spool = open(site, &routes, KEEP);
         let first = again(&spool, "a").unwrap();
         assert_eq!((first.work.header.id.sequence, first.work.first.least()), (2, 3));
-        let other_cut = spool.wait(spool.store.next_again("a".into(), ALL, 2)).unwrap();
+        let other_cut = spool.wait(spool.store.replays().next_again("a".into(), ALL, 2)).unwrap();
         assert_eq!(other_cut.work.first.least(), 0, "under another cut the number means nothing");
         assert_eq!(send_all(&spool, "a"), [2, 3, 4]);
         assert_eq!((view(&spool).items.spans, view(&spool).refused.spans), (17, 1));
@@ -186,7 +186,7 @@ over_both! {
         }
         assert_eq!(spool.pass("a", ALL), 5);
         spool.sweep();
-        spool.wait(spool.store.trim_kept());
+        spool.wait(spool.store.upkeep().trim_kept());
         assert!(spool.overview().kept_bytes <= 3 * size + 10);
         begin(&spool, "a", None, None);
         assert_eq!(send_all(&spool, "a"), [3, 4, 5]);
@@ -196,14 +196,14 @@ over_both! {
         let max_bytes = 3 * size;
         let spool = site.open_at("svalbard", Settings { max_bytes, keep: three, ..settings(&site.dir, &[("a", ALL)]) });
         spool.commit(6, spans(5));
-        spool.wait(spool.store.trim_kept());
+        spool.wait(spool.store.upkeep().trim_kept());
         assert!(spool.overview().kept_bytes + spool.usage() <= max_bytes);
         assert!(!spool.store.status().borrow().full);
         begin(&spool, "a", None, None);
         assert_eq!(send_all(&spool, "a").last(), Some(&5));
         spool.close();
         let spool = open(site, &[("a", ALL)], Keep { nano: 1, ..KEEP });
-        spool.wait(spool.store.trim_kept());
+        spool.wait(spool.store.upkeep().trim_kept());
         assert_eq!(spool.overview().kept_bytes, 0);
         spool.close();
         let spool = open(site, &[("a", ALL)], Keep::OFF);
@@ -238,7 +238,7 @@ over_both! {
         let spool = open(site, &[("a", ALL)], Keep { nano: 1, ..KEEP });
         // The store does it by itself too, and may be at it.
         let gone = || {
-            spool.wait(spool.store.trim_kept());
+            spool.wait(spool.store.upkeep().trim_kept());
             let view = spool.overview();
             (view.bases, view.kept_bytes) == (0, 0)
         };
@@ -261,10 +261,10 @@ over_both! {
             let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
             let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
             let before = spool.account().handover_twice;
-            let answer = spool.wait(spool.store.ledger("sat-1".into(), Arc::new(hello)));
+            let answer = spool.wait(spool.store.intake().ledger("sat-1".into(), Arc::new(hello)));
             let counted = spool.account().handover_twice;
             assert_eq!(answer.handover_twice, counted - before, "for the record of the pass");
-            assert_eq!(spool.wait(spool.store.satellites())[0].handover_twice, counted);
+            assert_eq!(spool.wait(spool.store.views().satellites())[0].handover_twice, counted);
             counted
         };
         assert_eq!(hello(&spool, vec![acknowledged(own, 1, 4)]), 0, "it is this ledger");
@@ -284,8 +284,8 @@ over_both! {
         spool.pass("a", ALL);
         let id = begin(&spool, "a", None, None);
         assert!(again(&spool, "a").is_some());
-        assert!(spool.wait(spool.store.cancel_range(id)));
-        assert!(!spool.wait(spool.store.cancel_range(id)));
+        assert!(spool.wait(spool.store.replays().cancel_range(id)));
+        assert!(!spool.wait(spool.store.replays().cancel_range(id)));
         assert_eq!(view(&spool).state, "cancelled");
         let next = begin(&spool, "a", None, None);
         assert!(next > id);
@@ -293,7 +293,7 @@ over_both! {
         for (exporter, satellite) in [("nobody", None), ("a", Some("sat-9".to_owned()))] {
             let wanted = ReplayWanted { exporter: exporter.to_owned(), satellite, ..ReplayWanted::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let refused = runtime.block_on(spool.store.replay_range(wanted));
+            let refused = runtime.block_on(spool.store.replays().replay_range(wanted));
             assert!(matches!(refused, Err(SpoolError::Unknown(_))));
         }
     }
@@ -374,7 +374,7 @@ fn follow(site: &Site, base: u64, deeds: &[Deed]) {
             }
             Deed::Trim => {
                 spool.sweep();
-                spool.wait(spool.store.trim_kept());
+                spool.wait(spool.store.upkeep().trim_kept());
             }
             Deed::Restart => {
                 spool.close();

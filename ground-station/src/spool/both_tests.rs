@@ -98,9 +98,9 @@ impl Subject<'_> {
         self.wait(async {
             let mut taken = Vec::new();
             for incoming in batch {
-                taken.push(self.store.put_payload(incoming.clone()).await?);
+                taken.push(self.store.intake().put_payload(incoming.clone()).await?);
             }
-            self.store.commit(taken).await
+            self.store.intake().commit(taken).await
         })
     }
 
@@ -111,15 +111,15 @@ impl Subject<'_> {
     }
 
     pub(super) fn next(&self, exporter: &str, signals: SignalSet, fingerprint: u64) -> Option<Work> {
-        self.wait(self.store.next(exporter.into(), signals, fingerprint))
+        self.wait(self.store.outlet().next(exporter.into(), signals, fingerprint))
     }
 
     pub(super) fn progress(&self, exporter: &str, progress: &Progress) {
-        self.wait(self.store.progress(exporter.into(), progress.clone()));
+        self.wait(self.store.outlet().progress(exporter.into(), progress.clone()));
     }
 
     fn put_aside(&self, exporter: &str, place: Place, signals: SignalSet) {
-        self.wait(self.store.put_aside(exporter.into(), place, signals));
+        self.wait(self.store.outlet().put_aside(exporter.into(), place, signals));
     }
 
     pub(super) fn pass(&self, exporter: &str, signals: SignalSet) -> u64 {
@@ -132,11 +132,11 @@ impl Subject<'_> {
     }
 
     pub(super) fn account(&self) -> AccountView {
-        self.wait(self.store.accounting()).remove("sat-1").unwrap()
+        self.wait(self.store.views().accounting()).remove("sat-1").unwrap()
     }
 
     pub(super) fn overview(&self) -> SpoolView {
-        self.wait(self.store.overview())
+        self.wait(self.store.views().overview())
     }
 
     pub(super) fn usage(&self) -> u64 {
@@ -144,14 +144,14 @@ impl Subject<'_> {
     }
 
     pub(super) fn sweep(&self) {
-        self.wait(self.store.sweep());
+        self.wait(self.store.outlet().sweep());
     }
 
     /// Satellites and sequences of the catalogue, in parts of so many rows.
     fn catalogue(&self, mut wanted: Wanted, part: usize) -> Vec<(String, u64)> {
-        let mut seen = Vec::new();
+        let (views, mut seen) = (self.store.views(), Vec::new());
         loop {
-            let read = self.wait(async { self.store.glance().await?.catalogue(wanted.clone(), part).await });
+            let read = self.wait(async { views.glance().await?.catalogue(wanted.clone(), part).await });
             seen.extend(read.rows.into_iter().map(|row| (row.satellite, row.sequence)));
             let Some(next) = read.next else { return seen };
             wanted.after = next.parse().ok();
@@ -159,25 +159,25 @@ impl Subject<'_> {
     }
 
     fn letters(&self) -> Vec<LetterView> {
-        self.wait(self.store.letters(0, 10))
+        self.wait(self.store.views().letters(0, 10))
     }
 
     fn next_replay(&self, exporter: &str) -> Option<Replay> {
-        let mut replays = self.wait(self.store.next_replays(exporter.into(), Limits::default()));
+        let mut replays = self.wait(self.store.replays().next_replays(exporter.into(), Limits::default()));
         (!replays.is_empty()).then(|| replays.remove(0))
     }
 
     fn replay(&self, ids: Option<&[u64]>) -> u64 {
-        self.wait(self.store.replay(ids.map(<[u64]>::to_vec)))
+        self.wait(self.store.replays().replay(ids.map(<[u64]>::to_vec)))
     }
 
     fn replayed(&self, id: u64, refused: Option<&str>) {
-        self.wait(self.store.replayed([id].into(), refused.map(str::to_owned)));
+        self.wait(self.store.replays().replayed([id].into(), refused.map(str::to_owned)));
     }
 
     pub(super) fn hello_with(&self, epochs: Vec<link::Epoch>) -> Answer {
         let hello = link::Hello { epochs, ..link::Hello::default() };
-        self.wait(self.store.ledger("sat-1".into(), Arc::new(hello)))
+        self.wait(self.store.intake().ledger("sat-1".into(), Arc::new(hello)))
     }
 
     fn hello(&self, on_board: Range<u64>, drops: Vec<link::Drop>) -> link::ResumeEpoch {
@@ -192,7 +192,7 @@ impl Subject<'_> {
     }
 
     fn drops(&self, drops: link::EpochDrops) -> link::DropsAck {
-        self.wait(self.store.drops("sat-1".into(), Arc::new(drops)))
+        self.wait(self.store.intake().drops("sat-1".into(), Arc::new(drops)))
     }
 
     /// A Hello of a lane whose next sequence is 100.
@@ -270,8 +270,8 @@ over_both! {
         assert_eq!(out, [Applied::New]);
         assert_eq!(spool.next("a", SignalSet::ALL, 1).unwrap().header.hash, header.hash);
         assert_eq!(spool.usage(), n as u64);
-        assert!(spool.wait(spool.store.satellites())[0].epochs[0].lanes[0].partials.is_empty());
-        assert!(spool.wait(spool.store.verify()).is_empty());
+        assert!(spool.wait(spool.store.views().satellites())[0].epochs[0].lanes[0].partials.is_empty());
+        assert!(spool.wait(spool.store.upkeep().verify()).is_empty());
     }
 
     fn a_large_segment_comes_in_two_parts_and_is_whole(site) {
@@ -287,7 +287,7 @@ over_both! {
         assert_eq!(spool.apply(&[incoming(&header, &payload, &[0..middle])]), [Applied::New]);
         let (kept, seen) = (Arc::new(std::sync::Mutex::new(Vec::new())), payload.clone());
         let keep = Arc::clone(&kept);
-        spool.wait(spool.store.segments(move |_, _, bytes, _| keep.lock().unwrap().extend_from_slice(bytes)));
+        spool.wait(spool.store.views().segments(move |_, _, bytes, _| keep.lock().unwrap().extend_from_slice(bytes)));
         assert!(*kept.lock().unwrap() == seen);
     }
 
@@ -343,8 +343,8 @@ over_both! {
         let resume = spool.hello(4..4, vec![dropped(1, 1..4, 60)]);
         assert_eq!(resume.drops_acknowledged, [1]);
         assert_eq!(spool.account().dropped.spans, 30);
-        assert_eq!(spool.wait(spool.store.gaps(10))[0].items.spans, 30);
-        let counted = || spool.wait(spool.store.gap_counts()).into_values().sum::<u64>();
+        assert_eq!(spool.wait(spool.store.views().gaps(10))[0].items.spans, 30);
+        let counted = || spool.wait(spool.store.views().gap_counts()).into_values().sum::<u64>();
         assert_eq!(counted(), 1);
         spool.commit(2, spans(30));
         assert_eq!(counted(), 0, "everything has come all the same");
@@ -484,7 +484,7 @@ over_both! {
     fn a_segment_that_does_not_decode_is_kept_whole(site) {
         let spool = site.open();
         spool.commit(1, spans(5));
-        spool.wait(spool.store.condemn(place(1), "damaged".to_owned()));
+        spool.wait(spool.store.outlet().condemn(place(1), "damaged".to_owned()));
         let now = spool.account();
         assert_eq!((now.dead_lettered.spans, now.in_spool.spans), (5, 0));
         assert!(spool.next("a", SignalSet::ALL, 1).is_none());
@@ -509,7 +509,7 @@ over_both! {
         let spool = site.open();
         spool.commit(1, spans(5));
         let bulk = spool.next("a", SignalSet::ALL, 1).unwrap().place;
-        let elsewhere = |at| spool.wait(spool.store.goes_elsewhere("a".into(), SignalSet::ALL, 1, at));
+        let elsewhere = |at| spool.wait(spool.store.outlet().goes_elsewhere("a".into(), SignalSet::ALL, 1, at));
         assert!(!elsewhere(bulk));
         let (header, payload) = segment(1, spans(1), 3);
         let id = SegmentId { lane: perigee_shared::segment::Lane(1), ..header.id };
@@ -527,16 +527,16 @@ over_both! {
         let spool = site.open();
         spool.commit(1, spans(5));
         spool.hello(1..4, vec![dropped(1, 3..4, 60)]);
-        spool.wait(spool.store.heard("sat-1".into(), heard(1)));
-        let view = spool.wait(spool.store.satellites()).remove(0);
+        spool.wait(spool.store.intake().heard("sat-1".into(), heard(1)));
+        let view = spool.wait(spool.store.views().satellites()).remove(0);
         assert_eq!((view.satellite.as_str(), view.station.as_str(), view.contacts), ("sat-1", "svalbard", 1));
         let lane = &view.epochs[0].lanes[0];
         assert_eq!((lane.committed.as_slice(), lane.on_board.as_slice()), (&[(1, 1)][..], &[(2, 3)][..]));
-        let pass = spool.wait(spool.store.passes(10)).remove(0);
+        let pass = spool.wait(spool.store.views().passes(10)).remove(0);
         let ground = pass.pass.ground.unwrap();
         assert_eq!((ground.committed.spans, ground.handover_twice), (5, 2));
-        assert_eq!(spool.wait(spool.store.standings()).len(), 1);
-        assert_eq!(spool.wait(spool.store.columns(true)).segments, 1);
+        assert_eq!(spool.wait(spool.store.views().standings()).len(), 1);
+        assert_eq!(spool.wait(spool.store.views().columns(true)).segments, 1);
         let overview = spool.overview();
         assert_eq!((overview.segments, overview.next_entry), (1, 2));
         assert_eq!(overview.exporters[0].backlog_segments, 1);
@@ -550,16 +550,16 @@ over_both! {
             let hello = |passes| link::Hello { passes, ..link::Hello::default() };
             match step {
                 0 => drop(spool.commit(1, spans(5))),
-                1 => drop(spool.wait(spool.store.ledger("sat-1".into(), Arc::new(hello(vec![pass(5)]))))),
-                2 => drop(spool.wait(spool.store.ledger("sat-2".into(), Arc::new(hello(vec![pass(6)]))))),
+                1 => drop(spool.wait(spool.store.intake().ledger("sat-1".into(), Arc::new(hello(vec![pass(5)]))))),
+                2 => drop(spool.wait(spool.store.intake().ledger("sat-2".into(), Arc::new(hello(vec![pass(6)]))))),
                 3 => {
                     let (header, payload) = segment(2, spans(5), 0);
                     spool.apply(&[incoming(&header, &payload, &[0..100])]);
                 }
-                4 => spool.wait(spool.store.heard("sat-1".into(), heard(1))),
-                _ => spool.wait(spool.store.heard("sat-1".into(), Heard { opened: 9, ..heard(3) })),
+                4 => spool.wait(spool.store.intake().heard("sat-1".into(), heard(1))),
+                _ => spool.wait(spool.store.intake().heard("sat-1".into(), Heard { opened: 9, ..heard(3) })),
             }
-            let glance = spool.wait(spool.store.glance());
+            let glance = spool.wait(spool.store.views().glance());
             let anew = spool.wait(glance.digest(Records::default())).1.satellites;
             let (read, digest) = spool.wait(glance.digest(records));
             assert_eq!(digest.satellites, anew, "step {step}");
@@ -584,7 +584,7 @@ over_both! {
         spool.close();
         let spool = site.open();
         assert_eq!(spool.apply(&[whole(&third)]), [Applied::New]);
-        assert!(spool.wait(spool.store.verify()).is_empty());
+        assert!(spool.wait(spool.store.upkeep().verify()).is_empty());
         let work = spool.next("a", SignalSet::ALL, 1).unwrap();
         assert_eq!(names_in(work.requests().unwrap()), expected(3));
         // The satellite has passed them, the segment that needs them is still here.
@@ -600,7 +600,7 @@ over_both! {
         for sequence in 1..=3 {
             spool.commit(sequence, spans(1));
         }
-        while !spool.wait(spool.store.scrub()).finished {}
+        while !spool.wait(spool.store.upkeep().scrub()).finished {}
         let view = spool.overview().scrub;
         assert_eq!((view.checked, view.damaged, view.rounds), (3, 0, 1));
     }
@@ -622,7 +622,7 @@ over_both! {
         let timed = Wanted { from: Some(1), ..Wanted::default() };
         assert_eq!((spool.catalogue(nobody, 3), spool.catalogue(timed, 3)), (Vec::new(), Vec::new()));
         let rows = |wanted: &Wanted| spool.wait(async {
-            spool.store.glance().await?.catalogue(wanted.clone(), 100).await
+            spool.store.views().glance().await?.catalogue(wanted.clone(), 100).await
         }).rows;
         assert!(rows(&one).iter().all(|row| row.waits_for == ["a"] && row.backends.is_empty()));
         assert_eq!(spool.pass("a", SignalSet::ALL), 8);
@@ -630,7 +630,7 @@ over_both! {
         assert!(rows(&one).iter().all(|row| row.backends == ["a"] && row.waits_for.is_empty()));
         assert_eq!(spool.commit(1, spans(1)), Applied::Duplicate);
         assert_eq!(rows(&Wanted::default()).len(), 8, "what has left the spool, each once");
-        let delays = spool.wait(async { spool.store.glance().await?.portrait("sat-1".to_owned(), 0).await });
+        let delays = spool.wait(async { spool.store.views().glance().await?.portrait("sat-1".to_owned(), 0).await });
         assert!(delays.unwrap().delays.is_empty(), "nobody knows when these were sealed");
     }
 

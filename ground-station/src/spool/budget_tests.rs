@@ -126,9 +126,11 @@ async fn a_segment_waits_for_the_memory_that_it_needs() {
         ..settings(&dir, &[("a", SignalSet::ALL), ("b", SignalSet::ALL)])
     };
     let store = Store::open(&Env::production(), settings, 0).unwrap();
-    let taken = store.put_payload(of_size(1, 8 << 20)).await.unwrap();
-    store.commit(vec![taken]).await.unwrap();
-    let next = async |exporter: &str| store.next(exporter.into(), SignalSet::ALL, 1).await.unwrap().unwrap();
+    let taken = store.intake().put_payload(of_size(1, 8 << 20)).await.unwrap();
+    store.intake().commit(vec![taken]).await.unwrap();
+    let next = async |exporter: &str| {
+        store.outlet().next(exporter.into(), SignalSet::ALL, 1).await.unwrap().unwrap()
+    };
 
     let other = decoding.try_take(10 * MIB).unwrap();
     let release = async |turn: Turn| {
@@ -146,9 +148,14 @@ async fn a_segment_waits_for_the_memory_that_it_needs() {
     let alone = decoding.try_take(u64::MAX).unwrap();
 
     // What needs little never waits for that.
-    let taken = store.put_payload(Incoming { satellite: "sat-2".into(), ..of_size(1, 1000) }).await.unwrap();
-    store.commit(vec![taken]).await.unwrap();
-    store.progress("a".into(), Progress { finished: true, ..Progress::at(place(1), 1) }).await.unwrap();
+    let taken =
+        store.intake().put_payload(Incoming { satellite: "sat-2".into(), ..of_size(1, 1000) }).await.unwrap();
+    store.intake().commit(vec![taken]).await.unwrap();
+    store
+        .outlet()
+        .progress("a".into(), Progress { finished: true, ..Progress::at(place(1), 1) })
+        .await
+        .unwrap();
     assert_eq!(&*next("a").await.satellite, "sat-2");
     drop(alone);
     store.close().await;
@@ -189,21 +196,26 @@ async fn a_segment_that_takes_more_memory_than_there_is_becomes_a_dead_letter_an
     };
     let store = open(32);
     for segment in [of_series(1, 40_000), of_series(2, 10)] {
-        let taken = store.put_payload(segment).await.unwrap();
-        store.commit(vec![taken]).await.unwrap();
+        let taken = store.intake().put_payload(segment).await.unwrap();
+        store.intake().commit(vec![taken]).await.unwrap();
     }
-    let next = async |store: &Store| store.next("a".into(), SignalSet::ALL, 1).await.unwrap().unwrap();
+    let next =
+        async |store: &Store| store.outlet().next("a".into(), SignalSet::ALL, 1).await.unwrap().unwrap();
     assert_eq!(next(&store).await.header.id.sequence, 2, "the next one is not held up");
-    let [letter] = &store.letters(0, 10).await.unwrap()[..] else { panic!("one letter") };
+    let [letter] = &store.views().letters(0, 10).await.unwrap()[..] else { panic!("one letter") };
     assert_eq!(letter.items, 40_000);
     assert!(letter.reason.contains("memory.limit"), "{}", letter.reason);
-    assert_eq!(store.replay(Some(vec![letter.id])).await.unwrap(), 0, "there is no more now");
+    assert_eq!(store.replays().replay(Some(vec![letter.id])).await.unwrap(), 0, "there is no more now");
     store.close().await;
 
     let store = open(256);
-    assert_eq!(store.replay(None).await.unwrap(), 1);
+    assert_eq!(store.replays().replay(None).await.unwrap(), 1);
     let mut found = vec![next(&store).await];
-    store.progress("a".into(), Progress { finished: true, ..Progress::at(found[0].place, 1) }).await.unwrap();
+    store
+        .outlet()
+        .progress("a".into(), Progress { finished: true, ..Progress::at(found[0].place, 1) })
+        .await
+        .unwrap();
     found.push(next(&store).await);
     let mut items: Vec<u64> = found.iter().map(|work| work.header.items.total()).collect();
     items.sort_unstable();

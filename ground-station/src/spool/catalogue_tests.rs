@@ -151,7 +151,7 @@ async fn the_range_is_found(store: &Store, many: usize) {
         let satellite = satellite.map(str::to_owned);
         let (from, until) = (Some(times.0), Some(times.1));
         let wanted = Wanted { satellite, from, until, ..Wanted::default() };
-        let part = store.glance().await.unwrap().catalogue(wanted, limit).await.unwrap();
+        let part = store.views().glance().await.unwrap().catalogue(wanted, limit).await.unwrap();
         (part.rows.into_iter().map(|row| row.satellite).collect::<Vec<_>>(), part.next.is_some())
     };
     let one = (vec!["sat-1".to_owned()], false);
@@ -175,8 +175,8 @@ async fn a_range_behind_many_rows_of_the_shared_ledger_is_found_by_one_question(
     let database = super::fleet_tests::Database::on(server);
     let store = database.station("svalbard").await;
     for one in [timed(1, 1_000, 2_000), Incoming { satellite: "sat-2".into(), ..timed(1, 5_000, 6_000) }] {
-        let taken = store.put_payload(one).await.unwrap();
-        assert_eq!(store.commit(vec![taken]).await.unwrap(), [Applied::New]);
+        let taken = store.intake().put_payload(one).await.unwrap();
+        assert_eq!(store.intake().commit(vec![taken]).await.unwrap(), [Applied::New]);
     }
     let more = format!(
         "insert into catalogue select sat, payload + n, committed + n, record from catalogue, \
@@ -242,22 +242,22 @@ over_both! {
             pass("a", refused);
             pass("b", Vec::new());
         }
-        spool.wait(spool.store.sweep());
+        spool.wait(spool.store.outlet().sweep());
         let said = || {
-            let rows = spool.wait(async { spool.store.glance().await?.catalogue(Wanted::default(), 10).await });
+            let rows = async { spool.store.views().glance().await?.catalogue(Wanted::default(), 10).await };
             let said = |row: CatalogueView| (row.sequence, row.backends.join(" "), row.refused);
-            rows.rows.into_iter().map(said).collect::<Vec<_>>()
+            spool.wait(rows).rows.into_iter().map(said).collect::<Vec<_>>()
         };
         let by_a = |items| [("a".to_owned(), items)].into();
         assert_eq!(said(), [(2, "a b".to_owned(), by_a(2)), (1, "b".to_owned(), by_a(5))]);
         // Once it was taken after all, it is there.
-        let letters = spool.wait(spool.store.letters(0, 10));
-        spool.wait(spool.store.replayed(letters.iter().map(|letter| letter.id).collect(), None));
+        let letters = spool.wait(spool.store.views().letters(0, 10));
+        spool.wait(spool.store.replays().replayed(letters.iter().map(|letter| letter.id).collect(), None));
         assert_eq!(said(), [(2, "a b".to_owned(), [].into()), (1, "a b".to_owned(), [].into())]);
         // What does not decode is in no backend.
         spool.commit(3, spans(5));
         let place = spool.next("a", SignalSet::ALL, 1).unwrap().place;
-        spool.wait(spool.store.condemn(place, "damaged".to_owned()));
+        spool.wait(spool.store.outlet().condemn(place, "damaged".to_owned()));
         spool.commit(4, spans(5));
         pass("a", Vec::new());
         pass("b", Vec::new());

@@ -28,10 +28,10 @@ async fn it_holds_what_arrives_says_that_nothing_is_committed_and_hands_in_later
     let Some(mut server) = Postgres::start() else { return };
     let database = Database::on(&server);
     let store = database.station("svalbard").await;
-    let ledger = store.ledger("sat-1".into(), hello(1..6)).await.unwrap().ledger;
+    let ledger = store.intake().ledger("sat-1".into(), hello(1..6)).await.unwrap().ledger;
     assert_eq!(commit(&store, "sat-1", 1).await, Applied::New);
-    let seen = store.accounting().await.unwrap();
-    assert_eq!(store.overview().await.unwrap().segments, 1);
+    let seen = store.views().accounting().await.unwrap();
+    assert_eq!(store.views().overview().await.unwrap().segments, 1);
     server.stop();
 
     // A whole segment is held, and so is a part of another one.
@@ -46,9 +46,9 @@ async fn it_holds_what_arrives_says_that_nothing_is_committed_and_hands_in_later
     let status = store.status();
     assert!(status.borrow().aside && status.borrow().has_room("sat-1"), "links go on");
     assert!(status.borrow().failing.is_some(), "and it is said");
-    assert_eq!(store.accounting().await.unwrap(), seen, "metrics show what was known");
-    assert!(store.satellites().await.is_err(), "what cannot be asked is an error at once");
-    let resume = store.ledger("sat-1".into(), hello(1..6)).await.unwrap();
+    assert_eq!(store.views().accounting().await.unwrap(), seen, "metrics show what was known");
+    assert!(store.views().satellites().await.is_err(), "what cannot be asked is an error at once");
+    let resume = store.intake().ledger("sat-1".into(), hello(1..6)).await.unwrap();
     let lane = &resume.epochs[0].lanes[0];
     assert_eq!((resume.ledger, lane.committed.len()), (ledger, 0));
     let sequences: Vec<u64> = lane.partials.iter().map(|partial| partial.sequence).collect();
@@ -64,7 +64,7 @@ async fn it_holds_what_arrives_says_that_nothing_is_committed_and_hands_in_later
     let rest = part(&third, &bytes, 500..bytes.len());
     assert_eq!(hand_in(&store, vec![rest]).await.unwrap(), [Applied::New]);
     assert_eq!(commit(&store, "sat-1", 2).await, Applied::Duplicate);
-    let resume = store.ledger("sat-1".into(), hello(1..6)).await.unwrap();
+    let resume = store.intake().ledger("sat-1".into(), hello(1..6)).await.unwrap();
     assert_eq!(resume.epochs[0].lanes[0].committed.len(), 1, "one run: 1 to 3");
     assert_eq!(next(&store).await.unwrap().header.id.sequence, 1);
     store.close().await;

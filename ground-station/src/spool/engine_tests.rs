@@ -209,7 +209,7 @@ async fn a_server_whose_volume_is_full_is_waited_for_and_nothing_is_lost_or_doub
     status.wait_for(|status| status.failing.is_none()).await.unwrap();
     assert_eq!(segments(&store, "sat-1").await, 200);
     assert_eq!(commit(&store, "sat-1", 1).await, Applied::Duplicate);
-    assert!(store.verify().await.unwrap().is_empty());
+    assert!(store.upkeep().verify().await.unwrap().is_empty());
     store.close().await;
     drop(server);
 }

@@ -33,7 +33,7 @@ async fn when_the_primary_is_gone_for_good_what_was_answered_is_on_the_next_one(
         assert_eq!(segments(station, &satellite).await, 40);
         assert_eq!(commit(station, &satellite, 1).await, Applied::Duplicate);
     }
-    assert!(stations[0].verify().await.unwrap().is_empty());
+    assert!(stations[0].upkeep().verify().await.unwrap().is_empty());
     for station in stations {
         station.close().await;
     }

@@ -61,8 +61,8 @@ fn incoming(sequence: u64) -> Incoming {
 }
 
 async fn commit(store: &Store, incoming: Incoming) -> Vec<Applied> {
-    let taken = store.put_payload(incoming).await.unwrap();
-    store.commit(vec![taken]).await.unwrap()
+    let taken = store.intake().put_payload(incoming).await.unwrap();
+    store.intake().commit(vec![taken]).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +84,7 @@ async fn a_full_disk_keeps_callers_waiting_and_nothing_is_lost_when_there_is_roo
     disk.set_full(false);
     assert_eq!(waiting.await.unwrap(), [Applied::New]);
     status.wait_for(|s| s.failing.is_none()).await.unwrap();
-    let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+    let account = store.views().accounting().await.unwrap().remove("sat-1").unwrap();
     assert_eq!(account.committed.log_records, 2);
 }
 
@@ -247,16 +247,16 @@ async fn exporters_pass_over_what_is_damaged_and_get_the_rest() {
     }
     let store = damage(&disk, store, 2).await;
     let mut sequences = Vec::new();
-    while let Some(work) = store.next("a".into(), SignalSet::ALL, 1).await.unwrap() {
+    while let Some(work) = store.outlet().next("a".into(), SignalSet::ALL, 1).await.unwrap() {
         sequences.push(work.header.id.sequence);
         assert_eq!(work.requests().unwrap().count(), 1);
         let done = Progress { finished: true, ..Progress::at(work.place, 1) };
-        store.progress("a".into(), done).await.unwrap();
+        store.outlet().progress("a".into(), done).await.unwrap();
     }
     assert_eq!(sequences, [1, 3]);
-    let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+    let account = store.views().accounting().await.unwrap().remove("sat-1").unwrap();
     assert_eq!((account.exported.log_records, account.lost.log_records), (2, 1));
-    let counted = store.gap_counts().await.unwrap();
+    let counted = store.views().gap_counts().await.unwrap();
     assert_eq!(counted, [(("sat-1".to_owned(), "station_lost".to_owned()), 1)].into());
 }
 
@@ -268,13 +268,13 @@ async fn the_scrub_finds_damage_before_it_is_needed() {
         commit(&store, incoming(sequence)).await;
     }
     let store = damage(&disk, store, 4).await;
-    assert!(store.scrub().await.unwrap().finished);
-    let view = store.overview().await.unwrap();
+    assert!(store.upkeep().scrub().await.unwrap().finished);
+    let view = store.views().overview().await.unwrap();
     assert_eq!((view.scrub.checked, view.scrub.damaged, view.scrub.rounds), (5, 1, 1));
     assert_eq!(view.segments, 4);
-    assert!(store.scrub().await.unwrap().finished);
-    assert_eq!(store.overview().await.unwrap().scrub.damaged, 1, "it was removed");
-    assert!(store.verify().await.unwrap().is_empty());
+    assert!(store.upkeep().scrub().await.unwrap().finished);
+    assert_eq!(store.views().overview().await.unwrap().scrub.damaged, 1, "it was removed");
+    assert!(store.upkeep().verify().await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,18 +282,18 @@ async fn a_backup_is_whole_and_is_made_while_the_spool_works() {
     let disk = Disk::new();
     let store = Store::open(&disk.env(), settings(), 0).unwrap();
     commit(&store, incoming(1)).await;
-    let bytes = store.backup("/backup/spool.redb".into()).await.unwrap();
+    let bytes = store.upkeep().backup("/backup/spool.redb".into()).await.unwrap();
     assert!(bytes > 0);
     commit(&store, incoming(2)).await;
-    let again = store.backup("/backup/spool.redb".into()).await.unwrap_err().to_string();
+    let again = store.upkeep().backup("/backup/spool.redb".into()).await.unwrap_err().to_string();
     assert!(again.contains("already"), "{again}");
-    let ledger = store.overview().await.unwrap().ledger;
+    let ledger = store.views().overview().await.unwrap().ledger;
     store.close().await;
     let copy = Settings { directory: "/backup".into(), ..settings() };
     let copy = Store::open_existing(&disk.env(), copy).unwrap();
-    assert_eq!(copy.overview().await.unwrap().ledger, ledger);
-    assert_eq!(copy.accounting().await.unwrap()["sat-1"].segments, 1);
-    assert!(copy.verify().await.unwrap().is_empty());
+    assert_eq!(copy.views().overview().await.unwrap().ledger, ledger);
+    assert_eq!(copy.views().accounting().await.unwrap()["sat-1"].segments, 1);
+    assert!(copy.upkeep().verify().await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,13 +304,13 @@ async fn a_backup_that_finds_no_room_leaves_the_spool_as_it_is() {
     let fault =
         Fault { operation: Operation::Write, trouble: Trouble::NoSpace, after: 3, times: u64::MAX, seed: 0 };
     disk.arm(fault);
-    let error = store.backup("/backup/spool.redb".into()).await.unwrap_err().to_string();
+    let error = store.upkeep().backup("/backup/spool.redb".into()).await.unwrap_err().to_string();
     assert!(error.contains("/backup/spool.redb: its volume is full"), "{error}");
     assert!(disk.heal() > 0);
     assert!(!disk.files().iter().any(|file| file.starts_with("/backup")), "nothing is left of it");
     assert!(disk.files().iter().any(|file| file.ends_with("ballast")));
     assert_eq!(commit(&store, incoming(2)).await, [Applied::New], "it was never closed");
-    store.backup("/backup/spool.redb".into()).await.unwrap();
+    store.upkeep().backup("/backup/spool.redb".into()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,20 +321,20 @@ async fn a_file_that_something_else_cuts_or_overwrites_is_not_called_whole() {
         for sequence in 1..=3 {
             commit(&store, incoming(sequence)).await;
         }
-        assert!(store.verify().await.unwrap().is_empty());
+        assert!(store.upkeep().verify().await.unwrap().is_empty());
         // The mirror is written.
         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
         disk.damage(
             Path::new("/virtual/spool.redb"),
             |file| if cut { file.truncate(50_000) } else { file.fill(0) },
         );
-        let error = store.verify().await.unwrap_err().to_string();
+        let error = store.upkeep().verify().await.unwrap_err().to_string();
         assert!(error.contains("cut or overwritten"), "{error}");
         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
         assert_eq!(commit(&store, incoming(4)).await, [Applied::New]);
-        let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+        let account = store.views().accounting().await.unwrap().remove("sat-1").unwrap();
         assert_eq!((account.committed.log_records, account.lost.log_records), (4, 3));
-        assert!(store.verify().await.unwrap().is_empty());
+        assert!(store.upkeep().verify().await.unwrap().is_empty());
     }
 }
 
@@ -345,20 +345,20 @@ async fn a_file_that_is_deleted_under_the_process_is_replaced_and_in_the_end_giv
     commit(&store, incoming(1)).await;
     // The mirror is written.
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
-    let ledger = store.overview().await.unwrap().ledger;
+    let ledger = store.views().overview().await.unwrap().ledger;
     for round in 2..4 {
         disk.delete(Path::new("/virtual/spool.redb"));
         assert_eq!(commit(&store, incoming(round)).await, [Applied::New]);
         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
-        assert_eq!(store.overview().await.unwrap().ledger, ledger);
-        let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+        assert_eq!(store.views().overview().await.unwrap().ledger, ledger);
+        let account = store.views().accounting().await.unwrap().remove("sat-1").unwrap();
         assert_eq!((account.committed.log_records, account.lost.log_records), (round, round - 1));
         assert_eq!(commit(&store, incoming(1)).await, [Applied::Duplicate], "once in a ledger");
         assert_eq!(store.status().borrow().gone, None);
     }
     disk.delete(Path::new("/virtual/spool.redb"));
-    let taken = store.put_payload(incoming(9)).await.unwrap();
-    assert!(store.commit(vec![taken]).await.is_err());
+    let taken = store.intake().put_payload(incoming(9)).await.unwrap();
+    assert!(store.intake().commit(vec![taken]).await.is_err());
     let gone = store.status().borrow().gone.clone().unwrap();
     assert!(gone.contains("damaged"), "{gone}");
 }
@@ -372,7 +372,7 @@ async fn a_spool_whose_thread_has_ended_is_gone() {
     drop(store.local().keeper.owner.call(|_| panic!("planted")).await);
     let gone = status.wait_for(|s| s.gone.is_some()).await.unwrap().gone.clone();
     assert_eq!(gone.unwrap(), "the spool's thread has ended");
-    assert!(matches!(store.accounting().await, Err(SpoolError::Gone)));
+    assert!(matches!(store.views().accounting().await, Err(SpoolError::Gone)));
 }
 
 /// Commits segments while the disk has `trouble` now and then, and cuts the power; what was answered is there afterwards.

@@ -81,9 +81,9 @@ pub(super) fn of_satellite(satellite: &str, sequence: u64) -> Incoming {
 pub(super) async fn hand_in(store: &Store, batch: Vec<Incoming>) -> Result<Vec<Applied>, SpoolError> {
     let mut taken = Vec::new();
     for incoming in batch {
-        taken.push(store.put_payload(incoming).await?);
+        taken.push(store.intake().put_payload(incoming).await?);
     }
-    store.commit(taken).await
+    store.intake().commit(taken).await
 }
 
 pub(super) async fn commit(store: &Store, satellite: &str, sequence: u64) -> Applied {
@@ -115,12 +115,12 @@ pub(super) async fn fails(store: &Store, part: &str) -> String {
 }
 
 pub(super) async fn next(store: &Store) -> Option<Work> {
-    store.next("a".into(), SignalSet::ALL, 1).await.unwrap()
+    store.outlet().next("a".into(), SignalSet::ALL, 1).await.unwrap()
 }
 
 /// Everything committed once: as many segments as there are, each counted once.
 pub(super) async fn segments(store: &Store, satellite: &str) -> u64 {
-    let account = store.accounting().await.unwrap().remove(satellite).unwrap_or_default();
+    let account = store.views().accounting().await.unwrap().remove(satellite).unwrap_or_default();
     assert_eq!(account.committed.spans, account.segments);
     account.segments
 }
@@ -166,11 +166,11 @@ async fn a_transfer_that_one_station_began_another_one_ends() {
     };
     let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
     let hello = Arc::new(link::Hello { epochs: vec![epoch], ..link::Hello::default() });
-    let resume = second.ledger("sat-1".into(), hello.clone()).await.unwrap();
+    let resume = second.intake().ledger("sat-1".into(), hello.clone()).await.unwrap();
     let held = &resume.epochs[0].lanes[0].partials[0].held;
     assert_eq!(held.as_slice(), &[link::Range { start: 0, end: half as u64 }]);
     assert_eq!(hand_in(&second, vec![part(half..payload.len())]).await.unwrap(), [Applied::New]);
-    let again = first.ledger("sat-1".into(), hello).await.unwrap();
+    let again = first.intake().ledger("sat-1".into(), hello).await.unwrap();
     assert_eq!(again.ledger, resume.ledger, "one ledger");
     assert_eq!(again.epochs[0].lanes[0].committed.len(), 1);
     assert_eq!(commit(&first, "sat-1", 1).await, Applied::Duplicate);
@@ -191,7 +191,7 @@ async fn workers_share_an_exporter_and_none_sends_what_another_sends() {
             let mut sent = Vec::new();
             while let Some(work) = next(&station).await {
                 sent.push((work.satellite.to_string(), work.header.id.sequence));
-                station.progress("a".into(), done(work.place)).await.unwrap();
+                station.outlet().progress("a".into(), done(work.place)).await.unwrap();
             }
             sent
         });
@@ -205,7 +205,7 @@ async fn workers_share_an_exporter_and_none_sends_what_another_sends() {
     sent.sort();
     sent.dedup();
     assert_eq!(sent.len(), 30);
-    assert_eq!(stations[0].overview().await.unwrap().segments, 0);
+    assert_eq!(stations[0].views().overview().await.unwrap().segments, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -215,22 +215,22 @@ async fn what_one_exporter_does_takes_no_lease_from_another() {
     commit(&stations[0], "sat-1", 1).await;
     let of = |store: &Store, exporter: &str| {
         let (store, exporter) = (store.clone(), exporter.into());
-        async move { store.next(exporter, SignalSet::ALL, 1).await.unwrap() }
+        async move { store.outlet().next(exporter, SignalSet::ALL, 1).await.unwrap() }
     };
     let waits = of(&stations[0], "b").await.unwrap();
     let work = of(&stations[0], "a").await.unwrap();
-    stations[0].progress("a".into(), done(work.place)).await.unwrap();
+    stations[0].outlet().progress("a".into(), done(work.place)).await.unwrap();
     commit(&stations[0], "sat-1", 2).await;
     assert!(of(&stations[1], "b").await.is_none(), "the first station still has it");
-    stations[0].progress("b".into(), done(waits.place)).await.unwrap();
+    stations[0].outlet().progress("b".into(), done(waits.place)).await.unwrap();
 }
 
 /// Sends all that waits for an exporter at this station; the sequences.
 async fn sends_all(store: &Store, exporter: &str) -> Vec<u64> {
     let mut sent = Vec::new();
-    while let Some(work) = store.next(exporter.into(), SignalSet::ALL, 1).await.unwrap() {
+    while let Some(work) = store.outlet().next(exporter.into(), SignalSet::ALL, 1).await.unwrap() {
         sent.push(work.header.id.sequence);
-        store.progress(exporter.into(), done(work.place)).await.unwrap();
+        store.outlet().progress(exporter.into(), done(work.place)).await.unwrap();
     }
     sent
 }
@@ -249,13 +249,13 @@ async fn nothing_leaves_before_the_exporters_of_all_stations_have_it() {
     let one = database.join_with("svalbard", &both).await.unwrap();
     assert!(sends_all(&one, "a").await.is_empty());
     assert_eq!(sends_all(&one, "b").await, [1, 2]);
-    assert_eq!(other.accounting().await.unwrap()["sat-1"].exported.spans, 2);
+    assert_eq!(other.views().accounting().await.unwrap()["sat-1"].exported.spans, 2);
 
     // One that begins while the other station runs is heard of there, and one that is given up waits for nothing.
     one.close().await;
     let one = database.join_with("svalbard", &[("c", SignalSet::ALL)]).await.unwrap();
     let knows = async |name: &str| loop {
-        let told = other.overview().await.unwrap().exporters;
+        let told = other.views().overview().await.unwrap().exporters;
         if told.iter().any(|exporter| exporter.name == name) {
             return;
         }
@@ -264,11 +264,11 @@ async fn nothing_leaves_before_the_exporters_of_all_stations_have_it() {
     knows("c").await;
     assert_eq!(commit(&other, "sat-1", 3).await, Applied::New);
     assert_eq!(sends_all(&other, "a").await, [3]);
-    assert_eq!(other.accounting().await.unwrap()["sat-1"].in_spool.spans, 1);
+    assert_eq!(other.views().accounting().await.unwrap()["sat-1"].in_spool.spans, 1);
     one.close().await;
     server.sql(&database.fleet.database, "delete from exporter where name <> 'a'");
     other.status().wait_for(|status| status.used == 0).await.unwrap();
-    assert_eq!(other.accounting().await.unwrap()["sat-1"].exported.spans, 3);
+    assert_eq!(other.views().accounting().await.unwrap()["sat-1"].exported.spans, 3);
     other.close().await;
 }
 
@@ -280,14 +280,18 @@ async fn dead_letters_that_one_station_is_to_send_again_wake_the_others() {
     let work = next(&exports).await.unwrap();
     let letter =
         Letter { signal: Signal::Traces, body: vec![3; 9].into(), items: spans(1), reason: "no".to_owned() };
-    exports.progress("a".into(), Progress { letters: vec![letter], ..done(work.place) }).await.unwrap();
+    exports
+        .outlet()
+        .progress("a".into(), Progress { letters: vec![letter], ..done(work.place) })
+        .await
+        .unwrap();
     let mut status = exports.status();
-    let none = exports.next_replays("a".into(), Limits::default()).await.unwrap();
+    let none = exports.replays().next_replays("a".into(), Limits::default()).await.unwrap();
     assert!(none.is_empty());
     status.mark_unchanged();
-    assert_eq!(asks.replay(None).await.unwrap(), 1);
+    assert_eq!(asks.replays().replay(None).await.unwrap(), 1);
     // As an exporter that idles does.
-    while exports.next_replays("a".into(), Limits::default()).await.unwrap().is_empty() {
+    while exports.replays().next_replays("a".into(), Limits::default()).await.unwrap().is_empty() {
         let woken = tokio::time::timeout(Duration::from_secs(20), status.changed()).await;
         woken.expect("nobody wakes the exporter").unwrap();
     }
@@ -326,15 +330,20 @@ async fn a_worker_that_dies_is_replaced_within_the_lease_and_moves_nothing_when_
     };
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     assert_eq!(taken.header.id, held.header.id);
-    other.progress("a".into(), Progress { request: 1, ..Progress::at(taken.place, 1) }).await.unwrap();
+    other
+        .outlet()
+        .progress("a".into(), Progress { request: 1, ..Progress::at(taken.place, 1) })
+        .await
+        .unwrap();
     // The first worker wakes and has finished the segment, it thinks.
     let late =
-        tokio::time::timeout(Duration::from_secs(10), slow.progress("a".into(), done(held.place))).await;
+        tokio::time::timeout(Duration::from_secs(10), slow.outlet().progress("a".into(), done(held.place)))
+            .await;
     assert!(!matches!(late, Ok(Ok(()))), "it moved a cursor that is not its own");
-    let account = other.accounting().await.unwrap().remove("sat-1").unwrap();
+    let account = other.views().accounting().await.unwrap().remove("sat-1").unwrap();
     assert_eq!((account.exported.spans, account.in_spool.spans), (0, 1));
-    other.progress("a".into(), done(taken.place)).await.unwrap();
-    assert_eq!(other.accounting().await.unwrap()["sat-1"].exported.spans, 1);
+    other.outlet().progress("a".into(), done(taken.place)).await.unwrap();
+    assert_eq!(other.views().accounting().await.unwrap()["sat-1"].exported.spans, 1);
 }
 
 /// While no server answered, nobody could say that this worker lives: what it takes up again counts as sent.
@@ -347,8 +356,8 @@ async fn a_worker_whose_time_ran_out_lives_again_before_it_sends() {
     commit(&store, "sat-1", 1).await;
     server.sql(&database.fleet.database, "update worker set until = clock_timestamp() - interval '1 minute'");
     let work = next(&store).await.unwrap();
-    store.progress("a".into(), done(work.place)).await.unwrap();
-    assert_eq!(store.accounting().await.unwrap()["sat-1"].exported.spans, 1);
+    store.outlet().progress("a".into(), done(work.place)).await.unwrap();
+    assert_eq!(store.views().accounting().await.unwrap()["sat-1"].exported.spans, 1);
     store.close().await;
 }
 
@@ -403,7 +412,7 @@ async fn a_server_that_is_killed_again_and_again_loses_nothing_and_doubles_nothi
     for sequence in 1..=60 {
         assert_eq!(commit(&stations[0], "sat-1", sequence).await, Applied::Duplicate);
     }
-    assert!(stations[0].verify().await.unwrap().is_empty());
+    assert!(stations[0].upkeep().verify().await.unwrap().is_empty());
     for station in stations {
         station.close().await;
     }
@@ -456,7 +465,7 @@ async fn a_server_whose_settings_change_is_not_believed_any_more() {
         // Whoever asks for something else meanwhile does not make it look well.
         let others = async {
             loop {
-                let _ = (store.overview().await, store.linked_elsewhere().await);
+                let _ = (store.views().overview().await, store.views().linked_elsewhere().await);
                 tokio::task::yield_now().await;
             }
         };
@@ -538,12 +547,19 @@ async fn stations_that_begin_together_make_one_ledger() {
     let stations = joining.join_all().await;
     let mut ledgers = Vec::new();
     for station in &stations {
-        ledgers.push(station.overview().await.unwrap().ledger);
+        ledgers.push(station.views().overview().await.unwrap().ledger);
     }
     ledgers.dedup();
     assert_eq!(ledgers.len(), 1);
     assert_eq!(
-        stations[0].backup("/tmp/x".into()).await.unwrap_err().to_string().matches("pg_dump").count(),
+        stations[0]
+            .upkeep()
+            .backup("/tmp/x".into())
+            .await
+            .unwrap_err()
+            .to_string()
+            .matches("pg_dump")
+            .count(),
         1
     );
 }
@@ -561,7 +577,8 @@ async fn the_oldest_rows_of_the_catalogue_go_when_there_are_too_many_or_their_ti
         let store =
             Box::pin(Store::join(&Env::production(), settings, database.fleet.clone(), 0)).await.unwrap();
         let sequences = loop {
-            let rows = store.glance().await.unwrap().catalogue(Wanted::default(), 100).await.unwrap().rows;
+            let rows =
+                store.views().glance().await.unwrap().catalogue(Wanted::default(), 100).await.unwrap().rows;
             if rows.len() <= until {
                 break rows.iter().map(|row| row.sequence).collect::<Vec<_>>();
             }
@@ -627,14 +644,18 @@ async fn every_station_knows_where_a_satellite_has_its_link() {
             .map(|(satellite, at)| ((*satellite).to_owned(), vec![(*at).to_owned()]))
             .collect();
         let is_seen = async {
-            while store.linked_elsewhere().await.unwrap() != expected {
+            while store.views().linked_elsewhere().await.unwrap() != expected {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(30), is_seen).await.unwrap();
     };
     seen(&kiruna, &[("sat-1", "svalbard")]).await;
-    assert_eq!(svalbard.linked_elsewhere().await.unwrap(), BTreeMap::new(), "its own links it knows better");
+    assert_eq!(
+        svalbard.views().linked_elsewhere().await.unwrap(),
+        BTreeMap::new(),
+        "its own links it knows better"
+    );
     open.lock().unwrap().clear();
     seen(&kiruna, &[]).await;
     // A station that ends has no links, whatever it said last.

@@ -20,7 +20,7 @@ use super::decode::{Decoded, Snapshot};
 use super::error::SpoolError;
 use super::file::{Spool, View};
 use super::letters::{self, LetterView};
-use super::local::Local;
+use super::local::Views;
 use super::outlet::Searched;
 use super::passes::{self, Pass, PassView};
 use super::postgres::Fleet;
@@ -189,10 +189,10 @@ struct Moment {
     _tables: Option<Database>,
 }
 
-impl Local {
+impl Views<'_> {
     /// The spool as it is now.
-    pub(super) async fn glance(&self) -> Result<Glance, SpoolError> {
-        let scrub = self.round().done;
+    pub(super) async fn glance(self) -> Result<Glance, SpoolError> {
+        let scrub = self.0.round().done;
         let look = move |spool: &mut Spool| {
             let (file_length_bytes, file_bytes) = spool.file_bytes();
             let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
@@ -202,13 +202,8 @@ impl Local {
                 SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..in_memory(&contents) };
             Ok(Moment { snapshot, contents, spool, _tables: None })
         };
-        let moment = Arc::new(self.keeper.ask(look).await?);
-        Ok(Glance { moment, keeper: Some(self.keeper.clone()), fleet: None, env: self.env.clone() })
-    }
-
-    /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
-    pub(super) async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
-        self.keeper.insist(move |spool| letters::discard(spool, &ids)).await
+        let moment = Arc::new(self.0.keeper.ask(look).await?);
+        Ok(Glance { moment, keeper: Some(self.0.keeper.clone()), fleet: None, env: self.0.env.clone() })
     }
 }
 
@@ -244,7 +239,7 @@ impl Glance {
     /// Replays of ranges of time, the latest first.
     pub async fn replays(&self) -> Result<Vec<ReplayView>, SpoolError> {
         match &self.fleet {
-            Some(fleet) => fleet.ranges().await,
+            Some(fleet) => fleet.replays().ranges().await,
             None => self.look(|view, _| replay::list(view.tables)).await,
         }
     }
@@ -259,7 +254,7 @@ impl Glance {
         let shown = self.look(move |view, _| portrait(view, &satellite, from)).await?;
         let Some((number, mut portrait)) = shown else { return Ok(None) };
         if let Some(fleet) = &self.fleet {
-            let rows = fleet.catalogue_since(number, from, catalogue::DELAYS_OF).await?;
+            let rows = fleet.views().catalogue_since(number, from, catalogue::DELAYS_OF).await?;
             let records: Vec<_> = rows.into_iter().map(|(_, record)| record).collect();
             portrait.delays = catalogue::delays_of(&records);
             portrait.delay_over_time = catalogue::delay_over_time(&records);
@@ -323,7 +318,7 @@ impl Glance {
         loop {
             let left = limit - out.rows.len();
             let most = if wanted.is_all() { left.saturating_add(1).min(ROWS_AT_ONCE) } else { ROWS_AT_ONCE };
-            let rows = fleet.catalogue_before(number, after, most).await?;
+            let rows = fleet.views().catalogue_before(number, after, most).await?;
             (looked_at, after) = (looked_at + rows.len(), rows.last().map(|(number, _)| *number).or(after));
             let is_end = rows.len() < most;
             let wanted = wanted.clone();

@@ -79,10 +79,10 @@ async fn fill(store: &Store) {
             assert_eq!(hand_in(store, vec![whole(satellite, sequence, 8)]).await.unwrap(), [Applied::New]);
         }
         assert_eq!(hand_in(store, vec![whole(satellite, 1, 1)]).await.unwrap(), [Applied::New]);
-        store.ledger(satellite.into(), hello()).await.unwrap();
+        store.intake().ledger(satellite.into(), hello()).await.unwrap();
         let [first, _] = halves(satellite);
         assert!(matches!(hand_in(store, vec![first]).await.unwrap()[0], Applied::Held(_)));
-        store.heard(satellite.into(), heard(SEGMENTS)).await.unwrap();
+        store.intake().heard(satellite.into(), heard(SEGMENTS)).await.unwrap();
     }
     for leaning in leaning() {
         assert_eq!(hand_in(store, vec![leaning]).await.unwrap(), [Applied::New]);
@@ -98,38 +98,54 @@ async fn fill(store: &Store) {
                 reason: "no".to_owned(),
             };
             let letters = if n == segments - 2 { vec![letter] } else { Vec::new() };
-            store.progress(exporter.into(), Progress { letters, ..done(work.place) }).await.unwrap();
+            store.outlet().progress(exporter.into(), Progress { letters, ..done(work.place) }).await.unwrap();
         }
     }
     let work = next(store, "a").await.unwrap();
-    store.progress("a".into(), Progress { request: 1, ..Progress::at(work.place, 1) }).await.unwrap();
-    store.sweep().await.unwrap();
+    store
+        .outlet()
+        .progress("a".into(), Progress { request: 1, ..Progress::at(work.place, 1) })
+        .await
+        .unwrap();
+    store.outlet().sweep().await.unwrap();
 }
 
 async fn next(store: &Store, exporter: &str) -> Option<Work> {
-    store.next(exporter.into(), SignalSet::ALL, 1).await.unwrap()
+    store.outlet().next(exporter.into(), SignalSet::ALL, 1).await.unwrap()
 }
 
 /// All that a store answers to people, without the ids and numbers that differ from store to store.
 async fn told(store: &Store) -> serde_json::Value {
-    let mut letters = serde_json::to_value(store.letters(0, 100).await.unwrap()).unwrap();
+    let mut letters = serde_json::to_value(store.views().letters(0, 100).await.unwrap()).unwrap();
     letters.as_array_mut().unwrap().iter_mut().for_each(|letter| drop(letter["id"].take()));
-    let mut gaps: Vec<String> =
-        store.gaps(100).await.unwrap().iter().map(|gap| serde_json::to_string(gap).unwrap()).collect();
+    let mut gaps: Vec<String> = store
+        .views()
+        .gaps(100)
+        .await
+        .unwrap()
+        .iter()
+        .map(|gap| serde_json::to_string(gap).unwrap())
+        .collect();
     gaps.sort();
-    let mut passes: Vec<String> =
-        store.passes(100).await.unwrap().iter().map(|pass| serde_json::to_string(pass).unwrap()).collect();
+    let mut passes: Vec<String> = store
+        .views()
+        .passes(100)
+        .await
+        .unwrap()
+        .iter()
+        .map(|pass| serde_json::to_string(pass).unwrap())
+        .collect();
     passes.sort();
     let mut letters: Vec<String> = letters.as_array().unwrap().iter().map(ToString::to_string).collect();
     letters.sort();
-    let overview = store.overview().await.unwrap();
+    let overview = store.views().overview().await.unwrap();
     serde_json::json!({
         "ledger": overview.ledger,
         "used": overview.used_bytes,
         "segments": overview.segments,
         "bases": overview.bases,
-        "satellites": store.satellites().await.unwrap(),
-        "accounts": store.accounting().await.unwrap(),
+        "satellites": store.views().satellites().await.unwrap(),
+        "accounts": store.views().accounting().await.unwrap(),
         "gaps": gaps,
         "passes": passes,
         "letters": letters,
@@ -146,7 +162,7 @@ async fn left(store: &Store, exporter: &str) -> Vec<(String, u8, u64, u64)> {
             work.header.id.sequence,
             work.first.least(),
         ));
-        store.progress(exporter.into(), done(work.place)).await.unwrap();
+        store.outlet().progress(exporter.into(), done(work.place)).await.unwrap();
     }
     sent.sort();
     sent
@@ -246,7 +262,7 @@ async fn a_migration_that_is_killed_anywhere_goes_on_and_nothing_is_lost_or_sent
 
     let store = site.join().await.unwrap();
     assert_eq!(told(&store).await, expected);
-    assert!(store.verify().await.unwrap().is_empty());
+    assert!(store.upkeep().verify().await.unwrap().is_empty());
     for satellite in SATELLITES {
         let again = vec![whole(satellite, SEGMENTS, 8), whole(satellite, 1, 8), whole(satellite, 1, 1)];
         assert_eq!(hand_in(&store, again).await.unwrap(), vec![Applied::Duplicate; 3], "{satellite}");
@@ -268,14 +284,14 @@ async fn a_migration_that_is_killed_anywhere_goes_on_and_nothing_is_lost_or_sent
         let (of_new, rest): (Vec<_>, Vec<_>) = sent.into_iter().partition(|sent| new.contains(sent));
         assert_eq!((of_new.len(), rest), (new.len(), before), "{exporter}");
     }
-    assert_eq!(store.replay(None).await.unwrap(), 2);
+    assert_eq!(store.replays().replay(None).await.unwrap(), 2);
     for exporter in ["a", "b"] {
-        let replays = store.next_replays(exporter.into(), Limits::default()).await.unwrap();
+        let replays = store.replays().next_replays(exporter.into(), Limits::default()).await.unwrap();
         assert_eq!(replays.len(), 1, "{exporter}");
         assert_eq!(&replays[0].letter.body[..], b"refused");
-        store.replayed([replays[0].id].into(), None).await.unwrap();
+        store.replays().replayed([replays[0].id].into(), None).await.unwrap();
     }
-    for (satellite, account) in store.accounting().await.unwrap() {
+    for (satellite, account) in store.views().accounting().await.unwrap() {
         let (committed, exported) = (account.committed.spans, account.exported.spans);
         assert_eq!(committed, exported, "{satellite}: {account:?}");
     }
@@ -289,7 +305,7 @@ async fn a_copy_goes_ahead_while_the_station_works_and_a_second_run_brings_what_
     let store = site.store();
     fill(&store).await;
     let copy = tempfile::tempdir().unwrap();
-    store.backup(copy.path().join("spool.redb")).await.unwrap();
+    store.upkeep().backup(copy.path().join("spool.redb")).await.unwrap();
     let ahead = settings(&copy, &ROUTES);
     let fleet = site.database.fleet.clone();
     let first = Store::migrate(&Env::production(), ahead, fleet, true, |_| {}).await.unwrap();
@@ -305,10 +321,10 @@ async fn a_copy_goes_ahead_while_the_station_works_and_a_second_run_brings_what_
     for exporter in ["a", "b"] {
         for _ in 0..6 {
             let work = next(&store, exporter).await.unwrap();
-            store.progress(exporter.into(), done(work.place)).await.unwrap();
+            store.outlet().progress(exporter.into(), done(work.place)).await.unwrap();
         }
     }
-    store.sweep().await.unwrap();
+    store.outlet().sweep().await.unwrap();
     let expected = told(&store).await;
     store.close().await;
     let second = site.migrate(false).await.unwrap();
@@ -375,6 +391,6 @@ async fn a_ledger_that_has_other_data_or_a_station_takes_no_file() {
     let why = site.refusal().await;
     assert!(why.contains("was migrated before") && why.contains("sat-8"), "{why}");
     let station = site.join().await.unwrap();
-    assert_eq!(station.accounting().await.unwrap().len(), 4);
+    assert_eq!(station.views().accounting().await.unwrap().len(), 4);
     station.close().await;
 }

@@ -1,7 +1,8 @@
 //! The spool: committed segments that are still to be exported, and the ledger of everything that was ever committed.
 //!
-//! [`Store`] is the asynchronous interface that everything else uses. Behind it stands the file of one station (`local.rs`), or
-//! PostgreSQL, which several stations share ([`postgres`]); the rules below are the same functions for both.
+//! [`Store`] is the asynchronous interface that everything else uses, by role: [`Intake`], [`Outlet`], [`Replays`], [`Views`] and
+//! [`Upkeep`]. Behind it stands the file of one station (`local.rs`), or PostgreSQL, which several stations share ([`postgres`]),
+//! with the same roles; the rules below are the same functions for both.
 //! `Spool` owns the redb file, opened, verified and replaced by [`perigee_shared::store`]. The modules are named for what they
 //! know: each is functions over the spool's transactions. A transaction that changes the tables says what changes in memory
 //! (`Effect`), and that happens when it is committed.
@@ -126,7 +127,7 @@ pub use replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 #[cfg(test)]
 pub(crate) use standing::{NAME as LONGEST_NAME, TEXT as LONGEST_TEXT};
-pub use store::{Store, Taken};
+pub use store::{Intake, Outlet, Replays, Store, Taken, Upkeep, Views};
 pub use tail::{ItemView, Tail};
 pub use upkeep::Status;
 pub use views::{

@@ -31,12 +31,12 @@ impl Subject<'_> {
         };
         let epoch = link::Epoch { epoch, lanes: vec![lane], ..link::Epoch::default() };
         let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-        self.wait(self.store.ledger("sat-1".into(), Arc::new(hello)))
+        self.wait(self.store.intake().ledger("sat-1".into(), Arc::new(hello)))
     }
 
     /// The segments of each gap that is the station's own.
     fn lost(&self) -> Vec<(u64, u64)> {
-        let mut gaps = self.wait(self.store.gaps(100));
+        let mut gaps = self.wait(self.store.views().gaps(100));
         gaps.retain(|gap| gap.reason == "station_lost");
         assert!(gaps.iter().all(|gap| gap.unknown && gap.items == Items::default()));
         let mut sequences: Vec<_> = gaps.into_iter().filter_map(|gap| gap.sequences).collect();
@@ -45,17 +45,17 @@ impl Subject<'_> {
     }
 
     fn counted(&self) -> u64 {
-        let gaps = self.wait(self.store.gap_counts());
+        let gaps = self.wait(self.store.views().gap_counts());
         gaps.get(&("sat-1".to_owned(), "station_lost".to_owned())).copied().unwrap_or(0)
     }
 
     fn namesakes(&self) -> Vec<String> {
-        let standing = self.wait(self.store.standings()).remove("sat-1").unwrap();
+        let standing = self.wait(self.store.views().standings()).remove("sat-1").unwrap();
         standing.namesakes.into_iter().map(|of| of.ledger).collect()
     }
 
     fn elsewhere(&self) -> Vec<(u64, u64)> {
-        self.wait(self.store.satellites()).remove(0).epochs[0].lanes[0].elsewhere.clone()
+        self.wait(self.store.views().satellites()).remove(0).epochs[0].lanes[0].elsewhere.clone()
     }
 }
 

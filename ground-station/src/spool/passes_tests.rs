@@ -19,12 +19,12 @@ fn report(start: u64, station: &str) -> PassReport {
 impl Subject<'_> {
     fn tell(&self, passes: Vec<PassReport>) {
         let hello = Arc::new(Hello { passes, ..Hello::default() });
-        self.wait(self.store.ledger("sat-1".into(), hello));
+        self.wait(self.store.intake().ledger("sat-1".into(), hello));
     }
 
     /// Each pass, the latest first: the station that the report names, when it says that the pass began, and whether it was seen.
     fn all(&self) -> Vec<(String, Option<u64>, bool)> {
-        let passes = self.wait(async { self.store.glance().await?.passes(None, None, 9).await }).rows;
+        let passes = self.wait(async { self.store.views().glance().await?.passes(None, None, 9).await }).rows;
         let shown = passes.into_iter().map(|PassView { pass, .. }| {
             let station = pass.report()["station"].as_str().unwrap_or_default().to_owned();
             (station, pass.report()["start_unix_nano"].as_u64(), pass.ground.is_some())
@@ -47,8 +47,8 @@ over_both! {
         // It ended after the others were told.
         let just_now = Heard { opened: now + 1, began: Duration::ZERO, lost: Duration::ZERO, ..heard(1) };
         spool.tell(vec![report(now + 1, "svalbard")]);
-        spool.wait(spool.store.heard("sat-1".into(), just_now));
-        let standing = spool.wait(spool.store.standings()).remove("sat-1").unwrap();
+        spool.wait(spool.store.intake().heard("sat-1".into(), just_now));
+        let standing = spool.wait(spool.store.views().standings()).remove("sat-1").unwrap();
         assert_eq!(standing.last_pass.unwrap().report()["start_unix_nano"], now + 1);
         said.insert(0, now + 1);
         assert_eq!(spool.all().into_iter().map(|(_, start, _)| start.unwrap()).collect::<Vec<_>>(), said);
@@ -60,15 +60,15 @@ over_both! {
         let of = |opened, connections, segments, ended| Heard {
             opened, connections, ended, began: hour(1), lost: Duration::ZERO, ..heard(segments)
         };
-        let tell = |heard: Heard| spool.wait(spool.store.heard("sat-1".into(), heard));
-        let last = || spool.wait(spool.store.standings()).remove("sat-1").unwrap().last_pass;
+        let tell = |heard: Heard| spool.wait(spool.store.intake().heard("sat-1".into(), heard));
+        let last = || spool.wait(spool.store.views().standings()).remove("sat-1").unwrap().last_pass;
         tell(Heard { began: hour(9), lost: hour(8), ..of(1, 1, 1, Some(Ending::Goodbye)) });
         let before = last();
         tell(of(2, 1, 10, None));
         tell(of(2, 0, 5, None));
         assert_eq!(last(), before, "it is not over");
         let seen = |n: usize| {
-            let passes = spool.wait(async { spool.store.glance().await?.passes(None, None, 9).await }).rows;
+            let passes = spool.wait(async { spool.store.views().glance().await?.passes(None, None, 9).await }).rows;
             assert_eq!(passes.len(), 2);
             passes[n].pass.ground.clone().unwrap()
         };
@@ -97,8 +97,8 @@ over_both! {
                 clock: Some(Clock { unix_nano: shows, boot_id: 1, ..Clock::default() }),
                 ..Hello::default()
             });
-            spool.wait(spool.store.ledger("sat-1".into(), Greeting { hello, read: Some(read) }));
-            let standing = spool.wait(spool.store.standings()).remove("sat-1").unwrap();
+            spool.wait(spool.store.intake().ledger("sat-1".into(), Greeting { hello, read: Some(read) }));
+            let standing = spool.wait(spool.store.views().standings()).remove("sat-1").unwrap();
             assert_eq!(standing.next_contact.unwrap().start_unix_nano, start + now - plans_by);
             let forecast = standing.forecast.unwrap();
             assert_eq!((&forecast["made_unix_nano"], &forecast["full_unix_nano"]), (&now.into(), &(now + 3 * HOUR).into()));
@@ -111,7 +111,7 @@ over_both! {
         let now = Env::production().unix_nano();
         let seen = |opened| Heard { opened, ..heard(1) };
         for opened in [now - 3 * HOUR, now - 2 * HOUR] {
-            spool.wait(spool.store.heard("sat-1".into(), seen(opened)));
+            spool.wait(spool.store.intake().heard("sat-1".into(), seen(opened)));
         }
         spool.tell(vec![report(now - 3 * HOUR, "svalbard-dish-2"), report(now - 2 * HOUR, "svalbard")]);
         let expected = [("svalbard-dish-2", now - 3 * HOUR), ("svalbard", now - 2 * HOUR)];

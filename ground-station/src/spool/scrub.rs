@@ -114,7 +114,7 @@ pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Found, SpoolEr
 /// Goes round until `stop`: a round begins every `interval` and reads at most `rate` bytes a second.
 pub async fn run(store: Store, interval: Duration, rate: u64, stop: CancellationToken) {
     let step = || async {
-        match store.scrub().await {
+        match store.upkeep().scrub().await {
             Ok(step) => Some(step),
             Err(SpoolError::Gone) => None,
             Err(error) => {

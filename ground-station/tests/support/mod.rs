@@ -159,12 +159,12 @@ impl Running {
     }
 
     pub(crate) async fn account(&self, satellite: &str) -> AccountView {
-        let mut all = self.store.as_ref().unwrap().accounting().await.unwrap();
+        let mut all = self.store.as_ref().unwrap().views().accounting().await.unwrap();
         all.remove(satellite).unwrap_or_default()
     }
 
     pub(crate) async fn satellites(&self) -> Vec<SatelliteView> {
-        self.store.as_ref().unwrap().satellites().await.unwrap()
+        self.store.as_ref().unwrap().views().satellites().await.unwrap()
     }
 
     /// Waits until everything that is committed was exported.

@@ -131,7 +131,7 @@ async fn fill(ground: &Ground, options: &Options) -> anyhow::Result<()> {
                 }],
                 ..Hello::default()
             };
-            store.ledger(Arc::clone(&id), Arc::new(hello)).await?;
+            store.intake().ledger(Arc::clone(&id), Arc::new(hello)).await?;
         }
     }
     store.close().await;

@@ -239,8 +239,8 @@ impl Committer {
             max_partial_bytes: 1 << 30,
             age: None,
         };
-        let taken = self.store.put_payload(incoming).await?;
-        self.store.commit(vec![taken]).await?.pop().context("an answer for each segment")
+        let taken = self.store.intake().put_payload(incoming).await?;
+        self.store.intake().commit(vec![taken]).await?.pop().context("an answer for each segment")
     }
 
     /// Commits from the first sequence on until `end`; how long each took.
@@ -352,9 +352,9 @@ async fn export(engine: &Engine, workers: usize, payload: ByteSize) -> anyhow::R
         let store = store.clone();
         working.spawn(async move {
             let mut segments = 0;
-            while let Some(work) = store.next("a".into(), SignalSet::ALL, 1).await? {
+            while let Some(work) = store.outlet().next("a".into(), SignalSet::ALL, 1).await? {
                 let done = Progress { finished: true, items: ITEMS, ..Progress::at(work.place, 1) };
-                store.progress("a".into(), done).await?;
+                store.outlet().progress("a".into(), done).await?;
                 segments += 1;
             }
             Ok::<u64, anyhow::Error>(segments)

@@ -73,17 +73,17 @@ async fn main() -> anyhow::Result<()> {
     let store = open_store(&config, &env).await?;
     let now = env.unix_nano();
     for n in 0..SATELLITES {
-        store.ledger(name(n), Arc::new(hello(n, now))).await?;
+        store.intake().ledger(name(n), Arc::new(hello(n, now))).await?;
     }
     for n in (0..SATELLITES).step_by(10) {
-        store.heard(name(n), heard(n, now)).await?;
+        store.intake().heard(name(n), heard(n, now)).await?;
     }
     for n in SENDERS {
         let mut batch = Vec::new();
         for sequence in 1..=SEGMENTS {
-            batch.push(store.put_payload(incoming(n, sequence, now)?).await?);
+            batch.push(store.intake().put_payload(incoming(n, sequence, now)?).await?);
         }
-        let applied = store.commit(batch).await?;
+        let applied = store.intake().commit(batch).await?;
         ensure!(applied.iter().all(|one| *one == Applied::New), "{applied:?}");
     }
     let exporter: Arc<str> = "otlphttp/backend".into();
@@ -272,7 +272,8 @@ fn incoming(n: u64, sequence: u64, now: u64) -> anyhow::Result<Incoming> {
 
 /// Has a backend refuse requests of the next segment, in hostile words.
 async fn refuse(store: &Store, exporter: Arc<str>) -> anyhow::Result<()> {
-    let work = store.next(Arc::clone(&exporter), SignalSet::ALL, 1).await?.context("a segment waits")?;
+    let work =
+        store.outlet().next(Arc::clone(&exporter), SignalSet::ALL, 1).await?.context("a segment waits")?;
     let letter = |n: u64| Letter {
         signal: Signal::Logs,
         body: Bytes::from_static(b""),
@@ -284,6 +285,6 @@ async fn refuse(store: &Store, exporter: Arc<str>) -> anyhow::Result<()> {
         letters: (1..=LETTERS).map(letter).collect(),
         ..Progress::at(work.place, 1)
     };
-    store.progress(exporter, progress).await?;
+    store.outlet().progress(exporter, progress).await?;
     Ok(())
 }

@@ -214,7 +214,7 @@ async fn open(directory: &Path) -> Result<Store> {
         routes: exporters().map(|(name, signals, _)| (name.to_owned(), signals)).into(),
     };
     let store = Store::open(&Env::production(), settings, 0)?;
-    let aside = store.overview().await?.quarantined;
+    let aside = store.views().overview().await?.quarantined;
     ensure!(aside.is_none(), "it was moved aside: {aside:?}");
     Ok(store)
 }
@@ -231,21 +231,21 @@ pub fn read(directory: &Path) -> Result<Contents> {
 
 async fn read_whole(directory: &Path) -> Result<Contents> {
     let store = open(directory).await?;
-    let overview = store.overview().await?;
+    let overview = store.views().overview().await?;
     let segments: Vec<Segment> = segments(&store).await?.into_iter().collect::<Result<_>>()?;
     ensure!(overview.segments == segments.len() as u64, "{} segments are counted", overview.segments);
-    let views = store.satellites().await?;
+    let views = store.views().satellites().await?;
     let contents = Contents {
-        gaps: store.gaps(ALL).await?.into_iter().map(gap).collect(),
-        accounts: store.accounting().await?.into_iter().map(|(id, a)| (id, account(a))).collect(),
+        gaps: store.views().gaps(ALL).await?.into_iter().map(gap).collect(),
+        accounts: store.views().accounting().await?.into_iter().map(|(id, a)| (id, account(a))).collect(),
         cursors: overview.exporters.into_iter().map(|e| (e.name, (e.entry, e.request))).collect(),
         next: next(&store).await?,
         next_entry: overview.next_entry,
-        letters: store.letters(0, ALL).await?.into_iter().map(letter).collect(),
+        letters: store.views().letters(0, ALL).await?.into_iter().map(letter).collect(),
         bases: (overview.bases, overview.base_bytes),
         used_bytes: overview.used_bytes,
-        passes: store.passes(ALL).await?.iter().map(pass).collect::<Result<_>>()?,
-        wrong: store.verify().await?,
+        passes: store.views().passes(ALL).await?.iter().map(pass).collect::<Result<_>>()?,
+        wrong: store.upkeep().verify().await?,
         // What follows changes the spool.
         replayed: replay(&store).await?,
         restored: decoding(&store).await?.into_iter().filter(|s| !segments.contains(s)).collect(),
@@ -317,8 +317,8 @@ async fn apply(
         max_partial_bytes: 1 << 20,
         age: None,
     };
-    let taken = store.put_payload(incoming).await?;
-    store.commit(vec![taken]).await?.pop().context("an answer to each")
+    let taken = store.intake().put_payload(incoming).await?;
+    store.intake().commit(vec![taken]).await?.pop().context("an answer to each")
 }
 
 /// Every segment in the spool, or why it does not decode.
@@ -335,7 +335,7 @@ async fn segments(store: &Store) -> Result<Vec<Result<Segment>>> {
         });
         found.lock().unwrap_or_else(PoisonError::into_inner).push(segment);
     };
-    store.segments(each).await?;
+    store.views().segments(each).await?;
     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(std::mem::take(&mut *out))
 }
@@ -348,18 +348,19 @@ async fn decoding(store: &Store) -> Result<Vec<Segment>> {
 /// What comes first in the order of commits. Exporters are handed urgent lanes first, so a copy of the store is emptied.
 async fn next(store: &Store) -> Result<BTreeMap<&'static str, Option<Next>>> {
     let copy = tempfile::tempdir()?;
-    store.backup(copy.path().join("spool.redb")).await?;
+    store.upkeep().backup(copy.path().join("spool.redb")).await?;
     let store = open(copy.path()).await?;
     let mut out = BTreeMap::new();
     for (name, signals, cut) in exporters() {
         let mut first: Option<Next> = None;
-        while let Some(work) = store.next(name.into(), signals, cut).await? {
-            let other = store.next(name.into(), signals, !cut).await?.map_or(0, |work| work.first.least());
+        while let Some(work) = store.outlet().next(name.into(), signals, cut).await? {
+            let other =
+                store.outlet().next(name.into(), signals, !cut).await?.map_or(0, |work| work.first.least());
             if first.is_none_or(|(entry, ..)| work.number < entry) {
                 first = Some((work.number, work.first.least(), other));
             }
             let done = Progress { finished: true, ..Progress::at(work.place, cut) };
-            store.progress(name.into(), done).await?;
+            store.outlet().progress(name.into(), done).await?;
         }
         out.insert(name, first);
     }
@@ -368,14 +369,14 @@ async fn next(store: &Store) -> Result<BTreeMap<&'static str, Option<Next>>> {
 }
 
 async fn replay(store: &Store) -> Result<Vec<RequestDigest>> {
-    store.replay(None).await?;
+    store.replays().replay(None).await?;
     let mut out = Vec::new();
     for (name, ..) in exporters() {
         // One by one, as they were listed.
         let one = Limits { items: 0, bytes: 0 };
-        while let Some(replay) = store.next_replays(name.into(), one).await?.pop() {
+        while let Some(replay) = store.replays().next_replays(name.into(), one).await?.pop() {
             out.push(digest(replay.letter.signal, &replay.letter.body));
-            store.replayed([replay.id].into(), None).await?;
+            store.replays().replayed([replay.id].into(), None).await?;
         }
     }
     Ok(out)
@@ -386,7 +387,7 @@ async fn resume(store: &Store, views: &[SatelliteView]) -> Result<BTreeMap<Strin
     for view in views {
         let epochs = view.epochs.iter().map(told).collect::<Result<_>>()?;
         let hello = link::Hello { epochs, ..link::Hello::default() };
-        let answer = store.ledger(view.satellite.as_str().into(), Arc::new(hello)).await?;
+        let answer = store.intake().ledger(view.satellite.as_str().into(), Arc::new(hello)).await?;
         out.insert(view.satellite.clone(), answer.epochs.into_iter().map(resume_epoch).collect());
     }
     Ok(out)

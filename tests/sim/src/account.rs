@@ -150,8 +150,8 @@ pub(crate) async fn in_spool(station: &Station, satellites: usize) -> anyhow::Re
             *result = held.add(header, payload, base);
         }
     };
-    store.segments(each).await?;
-    let accounts = store.accounting().await?;
+    store.views().segments(each).await?;
+    let accounts = store.views().accounting().await?;
     store.close().await;
     let held = Arc::into_inner(held).ok_or_else(|| anyhow::anyhow!("the spool is still being read"))?;
     let (mut held, result) = held.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -198,7 +198,7 @@ impl Simulation {
         let store = self.stations.iter().find(|s| s.serves(station)).and_then(Station::store);
         let Some(store) = store else { return Ok(0) };
         let id = Scenario::satellite_id(satellite);
-        let all = store.satellites().await?;
+        let all = store.views().satellites().await?;
         Ok(all.iter().find(|view| view.satellite == id).map_or(0, |view| view.contacts))
     }
 
@@ -300,8 +300,8 @@ impl Simulation {
         let mut held = 0;
         for station in &self.stations {
             let Some(store) = station.store() else { continue };
-            held += store.accounting().await?.values().map(|a| a.bytes).sum::<u64>();
-            let satellites = store.satellites().await?;
+            held += store.views().accounting().await?.values().map(|a| a.bytes).sum::<u64>();
+            let satellites = store.views().satellites().await?;
             let lanes = satellites.iter().flat_map(|s| &s.epochs).flat_map(|e| &e.lanes);
             held += lanes.flat_map(|l| &l.partials).map(|p| p.held_bytes).sum::<u64>();
         }
@@ -332,7 +332,7 @@ impl Simulation {
     async fn losses(&self) -> anyhow::Result<u64> {
         let mut losses = 0;
         for store in self.stations.iter().filter_map(Station::store) {
-            let gaps = store.gap_counts().await?;
+            let gaps = store.views().gap_counts().await?;
             let of = |reason: &String| ["corruption", "station_lost"].contains(&reason.as_str());
             losses += gaps.iter().filter(|((_, reason), _)| of(reason)).map(|(_, count)| count).sum::<u64>();
         }
@@ -343,7 +343,7 @@ impl Simulation {
     async fn told(&self) -> anyhow::Result<Vec<Told>> {
         let mut out = Vec::new();
         for store in self.stations.iter().filter_map(Station::store) {
-            for pass in store.passes(500).await?.into_iter().map(|view| view.pass) {
+            for pass in store.views().passes(500).await?.into_iter().map(|view| view.pass) {
                 let state = pass.report()["state"].as_str().map(str::to_owned);
                 out.extend(pass.ground.map(|ground| Told { state, connected: ground.connected_seconds }));
             }

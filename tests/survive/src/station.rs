@@ -90,7 +90,7 @@ impl Subject for Station {
         let runtime = runtime.map_err(|e| Failure { why: e.to_string(), broken: true })?;
         let store = runtime.block_on(async { Store::open(env, settings, 0) })?;
         let mut station = Self { runtime, store, pending: None };
-        let overview = station.ask(|store| async move { store.overview().await })?;
+        let overview = station.ask(|store| async move { store.views().overview().await })?;
         Ok((station, overview.quarantined.map(|why| Quarantined { why })))
     }
 
@@ -102,7 +102,7 @@ impl Subject for Station {
     fn after_failure(&mut self) {}
 
     fn account(&mut self) -> Result<Account, Failure> {
-        let mut all = self.ask(|store| async move { store.accounting().await })?;
+        let mut all = self.ask(|store| async move { store.views().accounting().await })?;
         let of = all.remove(SATELLITE).unwrap_or_default();
         let mut dropped: Vec<(String, Three)> =
             of.dropped_by_reason.into_iter().map(|(reason, n)| (reason, counts(n))).collect();
@@ -129,7 +129,7 @@ impl Subject for Station {
                     requests.flatten().for_each(|r| out.extend(items(r.signal, &r.body)));
                 }
             };
-            store.segments(each).await
+            store.views().segments(each).await
         })?;
         Ok(std::mem::take(&mut *out.lock().unwrap_or_else(PoisonError::into_inner)))
     }
@@ -159,7 +159,7 @@ impl Station {
     /// Answers a Hello.
     pub fn hello(&mut self, hello: &link::Hello) -> Result<link::Resume, Failure> {
         let hello = Arc::new(hello.clone());
-        let answer = self.ask(|store| async move { store.ledger(SATELLITE.into(), hello).await })?;
+        let answer = self.ask(|store| async move { store.intake().ledger(SATELLITE.into(), hello).await })?;
         Ok(link::Resume {
             software: "survive".to_owned(),
             station: STATION.to_owned(),
@@ -183,8 +183,8 @@ impl Station {
             age: None,
         };
         let applied = self.ask(|store| async move {
-            let taken = store.put_payload(incoming).await?;
-            store.commit(vec![taken]).await
+            let taken = store.intake().put_payload(incoming).await?;
+            store.intake().commit(vec![taken]).await
         })?;
         Ok(match applied.first() {
             Some(Applied::New) => Said::New,
@@ -202,8 +202,9 @@ impl Station {
         let plan =
             Plan { signals: SignalSet::ALL, limits: Limits::default(), attributes: Attributes::default() };
         let fingerprint = plan.fingerprint();
-        let found =
-            self.ask(|store| async move { store.next(EXPORTER.into(), SignalSet::ALL, fingerprint).await })?;
+        let found = self.ask(|store| async move {
+            store.outlet().next(EXPORTER.into(), SignalSet::ALL, fingerprint).await
+        })?;
         let Some(work) = found else { return Ok(Exported::Nothing) };
         self.send(work, plan, fingerprint)
     }
@@ -229,7 +230,7 @@ impl Station {
             }
         }
         if let Some(why) = undecodable {
-            self.ask(|store| async move { store.condemn(place, why).await })?;
+            self.ask(|store| async move { store.outlet().condemn(place, why).await })?;
             return Ok(Exported::Other);
         }
         self.pending = Some(progress);
@@ -245,7 +246,7 @@ impl Station {
     /// Moves the place behind what the backend has.
     fn move_on(&mut self) -> Result<(), Failure> {
         if let Some(progress) = self.pending.clone() {
-            self.ask(|store| async move { store.progress(EXPORTER.into(), progress).await })?;
+            self.ask(|store| async move { store.outlet().progress(EXPORTER.into(), progress).await })?;
             self.pending = None;
         }
         Ok(())
@@ -253,7 +254,7 @@ impl Station {
 
     /// Deletes what was exported.
     pub fn sweep(&mut self) -> Result<(), Failure> {
-        self.ask(|store| async move { store.sweep().await })
+        self.ask(|store| async move { store.outlet().sweep().await })
     }
 
     /// What is missing.
@@ -263,7 +264,7 @@ impl Station {
             items: counts(g.items),
             unknown: g.unknown,
         };
-        let gaps = self.ask(|store| async move { store.gaps(usize::MAX).await })?;
+        let gaps = self.ask(|store| async move { store.views().gaps(usize::MAX).await })?;
         Ok(gaps.into_iter().map(gap).collect())
     }
 }

@@ -15,7 +15,7 @@ use super::super::intake::{self, Applied, Incoming};
 use super::super::ledger::{self, Answer};
 use super::super::local::Local;
 use super::super::tables::SequenceKey;
-use super::{Fleet, locked};
+use super::{Intake, locked};
 
 /// After this time without an answer the station works without the engine until it answers again.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -72,17 +72,17 @@ impl Aside {
     }
 }
 
-impl Fleet {
-    fn aside(&self) -> Option<Aside> {
-        locked(&self.inner.aside).clone()
+impl Intake<'_> {
+    fn aside(self) -> Option<Aside> {
+        locked(&self.0.inner.aside).clone()
     }
 
     /// Waits until the engine is gone for now; for ever without a file to hold things in.
-    pub(super) async fn cut_off(&self) {
+    pub(super) async fn cut_off(self) {
         if self.aside().is_none() {
             return std::future::pending().await;
         }
-        let mut status = self.status();
+        let mut status = self.0.status();
         loop {
             if status.wait_for(|status| status.failing.is_some()).await.is_err() {
                 return std::future::pending().await;
@@ -90,10 +90,10 @@ impl Fleet {
             if status.borrow().aside {
                 return;
             }
-            let mut again = self.status();
+            let mut again = self.0.status();
             let back = again.wait_for(|status| status.failing.is_none());
             if tokio::time::timeout(PATIENCE, back).await.is_err() {
-                self.inner.status.send_if_modified(|status| {
+                self.0.inner.status.send_if_modified(|status| {
                     let begins = status.failing.is_some() && !status.aside;
                     if begins {
                         status.aside = true;
@@ -111,11 +111,11 @@ impl Fleet {
     }
 
     /// Holds what arrives; none of it is committed.
-    pub(super) async fn hold_aside(&self, batch: Arc<[Incoming]>) -> Result<Vec<Applied>, SpoolError> {
+    pub(super) async fn hold_aside(self, batch: Arc<[Incoming]>) -> Result<Vec<Applied>, SpoolError> {
         let Some(aside) = self.aside() else { return Err(SpoolError::Gone) };
         let held = aside.hold(batch).await;
         if aside.is_full() {
-            self.inner.status.send_if_modified(|status| {
+            self.0.inner.status.send_if_modified(|status| {
                 let before = status.full;
                 status.full = true;
                 !before
@@ -126,12 +126,12 @@ impl Fleet {
 
     /// Answers a Hello with what is held here.
     pub(super) async fn answer_aside(
-        &self,
+        self,
         satellite: Arc<str>,
         hello: Arc<link::Hello>,
     ) -> Result<Answer, SpoolError> {
         let Some(aside) = self.aside() else { return Err(SpoolError::Gone) };
-        let ledger = self.inner.scratch.ledger();
+        let ledger = self.0.inner.scratch.ledger();
         aside
             .local
             .keeper
@@ -142,15 +142,15 @@ impl Fleet {
     }
 
     /// Hands in what is held, once the engine answers.
-    pub(super) async fn hand_in(&self) -> Result<(), SpoolError> {
+    pub(super) async fn hand_in(self) -> Result<(), SpoolError> {
         let Some(aside) = self.aside() else { return Ok(()) };
-        let was_aside = self.inner.status.borrow().aside;
-        if self.inner.status.borrow().failing.is_some() {
+        let was_aside = self.0.inner.status.borrow().aside;
+        if self.0.inner.status.borrow().failing.is_some() {
             return Ok(());
         }
         if was_aside {
             // From here on what arrives goes to the ledger again.
-            self.inner.status.send_modify(|status| status.aside = false);
+            self.0.inner.status.send_modify(|status| status.aside = false);
         }
         let (mut after, mut handed_in) = (None, 0u64);
         while let Some((key, incoming)) = aside.next(after).await? {
@@ -172,7 +172,7 @@ impl Fleet {
                 segments = handed_in,
                 "what was held without the shared ledger was handed in; links begin again"
             );
-            self.inner.status.send_modify(|status| status.relieved += 1);
+            self.0.inner.status.send_modify(|status| status.relieved += 1);
         }
         Ok(())
     }

@@ -1,19 +1,24 @@
-//! Taking bytes in: what several connections hand over shares a transaction.
+//! The way in: what satellites say, and their bytes; what several connections hand over shares a transaction.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use perigee_proto::link;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::SegmentId;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::super::clocks::Greeting;
 use super::super::error::SpoolError;
+use super::super::file::Txn;
 use super::super::intake::{self, Applied, Incoming};
+use super::super::ledger::{self, Answer};
+use super::super::passes::{self, Heard};
 use super::super::tables::{PartialRecord, decode};
 use super::super::upkeep::Group;
 use super::Fleet;
 use super::rows::{Cell, List, Of, Row};
-use super::scratch::Loaded;
+use super::scratch::{Loaded, SatelliteRow};
 use super::session::Need;
 use super::sql::{self, Query};
 
@@ -23,22 +28,69 @@ const GROUP_BYTES: usize = 16 << 20;
 /// Transactions of hand-overs at once: while one waits for its disks, the next is worked out.
 const AT_ONCE: usize = 2;
 
-impl Fleet {
-    pub(in super::super) async fn commit(&self, batch: Vec<Incoming>) -> Result<Vec<Applied>, SpoolError> {
+/// The way in: what the link hands over.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Intake<'a>(pub(super) &'a Fleet);
+
+impl Intake<'_> {
+    pub(in super::super) async fn ledger(
+        self,
+        satellite: Arc<str>,
+        greeting: Greeting,
+    ) -> Result<Answer, SpoolError> {
+        const NEEDED: &[Of] = &[
+            Of::Epoch,
+            Of::Committed,
+            Of::Recent,
+            Of::Groups,
+            Of::Pass,
+            Of::Gap,
+            Of::Dropped,
+            Of::Partial,
+            Of::Base,
+            Of::Entry,
+            Of::Letter,
+            Of::Kept,
+        ];
+        let hello = Arc::clone(&greeting.hello);
+        let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &greeting));
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = self.cut_off() => self.answer_aside(Arc::clone(&satellite), hello).await,
+        }
+    }
+
+    pub(in super::super) async fn drops(
+        self,
+        satellite: Arc<str>,
+        drops: Arc<link::EpochDrops>,
+    ) -> Result<link::DropsAck, SpoolError> {
+        const NEEDED: &[Of] = &[Of::Recent, Of::Gap, Of::Dropped];
+        self.one(&satellite, NEEDED, move |txn, row| ledger::drops(txn, &row.name, &drops)).await
+    }
+
+    pub(in super::super) async fn heard(self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
+        const NEEDED: &[Of] = &[Of::Pass, Of::Contact];
+        let asked = self.one(&satellite, NEEDED, move |txn, row| passes::heard(txn, &row.name, &heard));
+        self.0.or_cut_off(asked).await
+    }
+
+    pub(in super::super) async fn commit(self, batch: Vec<Incoming>) -> Result<Vec<Applied>, SpoolError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.groups.send(Group { batch, reply }).await.map_err(|_| SpoolError::Gone)?;
+        self.0.inner.groups.send(Group { batch, reply }).await.map_err(|_| SpoolError::Gone)?;
         answer.await.map_err(|_| SpoolError::Gone)
     }
 
     /// Commits what connections hand over until the store ends.
-    pub(super) async fn take_in(&self, queue: &mut mpsc::Receiver<Group>) {
+    pub(super) async fn take_in(self, queue: &mut mpsc::Receiver<Group>) {
         let permits = Arc::new(Semaphore::new(AT_ONCE));
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let first = tokio::select! {
                 biased;
                 first = queue.recv() => first,
-                () = self.inner.closing.cancelled() => None,
+                () = self.0.inner.closing.cancelled() => None,
             };
             let Some(first) = first else { return };
             let mut bytes = first.bytes();
@@ -49,15 +101,15 @@ impl Fleet {
                 bytes += next.bytes();
                 groups.push(next);
             }
-            let fleet = self.clone();
-            self.inner.running.spawn(async move {
-                fleet.commit_groups(groups).await;
+            let fleet = self.0.clone();
+            self.0.inner.running.spawn(async move {
+                fleet.intake().commit_groups(groups).await;
                 drop(permit);
             });
         }
     }
 
-    async fn commit_groups(&self, groups: Vec<Group>) {
+    async fn commit_groups(self, groups: Vec<Group>) {
         let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
         let applied = tokio::select! {
             biased;
@@ -86,14 +138,15 @@ impl Fleet {
     }
 
     /// Segments in one transaction.
-    pub(super) async fn apply_now(&self, batch: Arc<[Incoming]>) -> Result<Vec<Applied>, SpoolError> {
+    pub(super) async fn apply_now(self, batch: Arc<[Incoming]>) -> Result<Vec<Applied>, SpoolError> {
         let mut names: Vec<Arc<str>> = batch.iter().map(|i| Arc::clone(&i.satellite)).collect();
         names.sort_unstable();
         names.dedup();
-        let (fleet, asked) = (self.clone(), Arc::clone(&batch));
+        let (fleet, asked) = (self.0.clone(), Arc::clone(&batch));
         let need = move |_: &[u32]| need(&fleet, &asked);
         let of = Arc::clone(&batch);
         let applied = self
+            .0
             .insist(&names, need, move |txn, row| {
                 let mine = of.iter().enumerate().filter(|(_, i)| *i.satellite == *row.name);
                 let (at, mine): (Vec<usize>, Vec<Incoming>) = mine.map(|(at, i)| (at, i.clone())).unzip();
@@ -103,9 +156,21 @@ impl Fleet {
         let all: BTreeMap<usize, Applied> = applied.into_iter().flatten().collect();
         if all.values().any(|a| *a == Applied::Duplicate) {
             // A transaction that seemed to fail may have made it an entry.
-            self.wake();
+            self.0.wake();
         }
         Ok(all.into_values().collect())
+    }
+
+    /// Runs a rule over everything that a satellite has in these tables.
+    async fn one<R: Send + 'static>(
+        self,
+        satellite: &Arc<str>,
+        tables: &'static [Of],
+        work: impl Fn(&mut Txn<'_>, &SatelliteRow) -> Result<R, SpoolError> + Send + Sync + 'static,
+    ) -> Result<R, SpoolError> {
+        let need = move |satellites: &[u32]| Need::all_of(tables, satellites);
+        let out = self.0.insist(std::slice::from_ref(satellite), need, work).await?;
+        out.into_iter().next().ok_or(SpoolError::Gone)
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::super::catalogue::{CatalogueRecord, Keep, ROW};
 use super::super::error::SpoolError;
 use super::super::tables::decode;
-use super::Fleet;
 use super::rows::{List, Of, satellite_of_payload};
 use super::sql::Query;
+use super::{Upkeep, Views};
 
 /// How often the oldest rows are deleted.
 pub(super) const PRUNE: Duration = Duration::from_secs(60);
@@ -37,10 +37,10 @@ const TOO_MANY: &str = "delete from catalogue c using (select committed, sat, pa
     order by committed desc, sat desc, payload desc offset $1 limit 1) o \
     where (c.committed, c.sat, c.payload) <= (o.committed, o.sat, o.payload)";
 
-impl Fleet {
+impl Views<'_> {
     /// Rows that were committed before the one with the number `after`, latest first, at most `most`.
     pub(in super::super) async fn catalogue_before(
-        &self,
+        self,
         satellite: Option<u32>,
         after: Option<u64>,
         most: usize,
@@ -49,7 +49,7 @@ impl Fleet {
             None => [i64::MAX; 3],
             Some(number) => {
                 let key = [satellite_of_payload(number), number];
-                let rows = self.or_cut_off(self.rows(move || Query::key(Of::Catalogue, &key))).await?;
+                let rows = self.0.or_cut_off(self.0.rows(move || Query::key(Of::Catalogue, &key))).await?;
                 // What was before a row that is gone is gone too.
                 let Some(row) = rows.first() else { return Ok(Vec::new()) };
                 let (key, rest) = Of::Catalogue.read(row)?;
@@ -64,7 +64,7 @@ impl Fleet {
 
     /// Rows of a satellite that were committed since `from`, latest first, at most `most`.
     pub(in super::super) async fn catalogue_since(
-        &self,
+        self,
         satellite: u32,
         from: u64,
         most: usize,
@@ -74,33 +74,36 @@ impl Fleet {
     }
 
     async fn catalogue_rows(
-        &self,
+        self,
         query: impl Fn() -> Query + Send + Sync + 'static,
     ) -> Result<Vec<(u64, CatalogueRecord)>, SpoolError> {
-        let rows = self.or_cut_off(self.rows(query)).await?;
+        let rows = self.0.or_cut_off(self.0.rows(query)).await?;
         let read = |row: &tokio_postgres::Row| {
             let (key, rest) = Of::Catalogue.read(row)?;
             Ok((key[1].number(), decode(rest[1].bytes())?))
         };
         rows.iter().map(read).collect()
     }
+}
 
+impl Upkeep<'_> {
     /// Deletes the rows that are older than is wanted, and those that are too many.
-    pub(super) async fn prune_catalogue(&self) -> Result<(), SpoolError> {
-        let Keep { nano, bytes } = self.settings().catalogue;
-        let oldest = i64::try_from(self.inner.env.unix_nano().saturating_sub(nano)).unwrap_or(i64::MAX);
+    pub(super) async fn prune_catalogue(self) -> Result<(), SpoolError> {
+        let Keep { nano, bytes } = self.0.settings().catalogue;
+        let oldest = i64::try_from(self.0.inner.env.unix_nano().saturating_sub(nano)).unwrap_or(i64::MAX);
         let most = i64::try_from(bytes / ROW).unwrap_or(i64::MAX);
-        self.patiently(move |fleet| async move {
-            let connection = fleet.connection().await?;
-            let (old, many) = (connection.prepare(OLD).await?, connection.prepare(TOO_MANY).await?);
-            let work = async {
-                connection.client().execute(&old, &[&oldest]).await?;
-                connection.client().execute(&many, &[&most]).await
-            };
-            fleet.watched(&connection, work).await??;
-            Ok(())
-        })
-        .await
+        self.0
+            .patiently(move |fleet| async move {
+                let connection = fleet.connection().await?;
+                let (old, many) = (connection.prepare(OLD).await?, connection.prepare(TOO_MANY).await?);
+                let work = async {
+                    connection.client().execute(&old, &[&oldest]).await?;
+                    connection.client().execute(&many, &[&most]).await
+                };
+                fleet.watched(&connection, work).await??;
+                Ok(())
+            })
+            .await
     }
 }
 

@@ -31,7 +31,7 @@ use super::scratch::Loaded;
 use super::session::{Lease, Need, note};
 use super::sql::{self, Query};
 use super::watch::BEAT;
-use super::{Fleet, locked};
+use super::{BASES_NEEDED, Fleet, locked};
 use crate::memory::{Turn, to_decode};
 
 /// Segments of a lane that a worker sends before it leaves the lane to the others.
@@ -195,14 +195,13 @@ struct Head {
     loaded: Loaded,
 }
 
-impl Fleet {
-    /// Gives up what can be decoded again.
-    pub(in super::super) fn forget_decoded(&self) {
-        self.inner.scratch.decoded().give_up();
-    }
+/// The way out: what exporters are handed, and how far they are.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Outlet<'a>(pub(super) &'a Fleet);
 
+impl Outlet<'_> {
     pub(in super::super) async fn next(
-        &self,
+        self,
         exporter: Arc<str>,
         signals: SignalSet,
         fingerprint: u64,
@@ -237,7 +236,7 @@ impl Fleet {
             }
             let place = Place(EntryKey { satellite: lane.0, lane: lane.1, entry: head.entry });
             let need = needs(&head.record.header()?);
-            let settings = self.settings();
+            let settings = self.0.settings();
             let decoding = &settings.decoding;
             let taken = turn.take().filter(|turn: &Turn| turn.covers(need));
             let Some(turn_now) = taken.or_else(|| decoding.try_take(need)) else {
@@ -264,7 +263,7 @@ impl Fleet {
     }
 
     pub(in super::super) async fn goes_elsewhere(
-        &self,
+        self,
         exporter: Arc<str>,
         signals: SignalSet,
         _fingerprint: u64,
@@ -276,7 +275,7 @@ impl Fleet {
     }
 
     pub(in super::super) async fn put_aside(
-        &self,
+        self,
         exporter: Arc<str>,
         place: Place,
         signals: SignalSet,
@@ -288,14 +287,14 @@ impl Fleet {
         Ok(())
     }
 
-    pub(in super::super) async fn only(&self, exporter: Arc<str>, place: Place) -> Result<(), SpoolError> {
+    pub(in super::super) async fn only(self, exporter: Arc<str>, place: Place) -> Result<(), SpoolError> {
         self.search(&exporter, |search| search.aside.all_but(place));
         Ok(())
     }
 
     /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
-    pub(super) async fn settle_all(&self) -> Result<(), SpoolError> {
-        let settings = self.settings();
+    pub(super) async fn settle_all(self) -> Result<(), SpoolError> {
+        let settings = self.0.settings();
         let routes = &settings.routes;
         if routes.is_empty() {
             return Ok(());
@@ -303,6 +302,7 @@ impl Fleet {
         let (names, masks): (Vec<String>, Vec<i64>) =
             routes.iter().map(|(name, signals)| (name.clone(), mask(*signals))).unzip();
         let passed = self
+            .0
             .patiently(move |fleet| {
                 let (names, masks) = (names.clone(), masks.clone());
                 async move {
@@ -322,30 +322,31 @@ impl Fleet {
             let need = |satellites: &[u32]| {
                 Need::all_of(&[Of::Entry, Of::Place, Of::EntryDead, Of::Base], satellites)
             };
-            self.insist_on(satellite as u32, need, |txn, _| outlet::settle_passed(txn)).await?;
+            self.0.insist_on(satellite as u32, need, |txn, _| outlet::settle_passed(txn)).await?;
         }
         Ok(())
     }
 
-    fn search<R>(&self, exporter: &Arc<str>, work: impl FnOnce(&mut Search) -> R) -> R {
-        work(locked(&self.inner.searches).entry(Arc::clone(exporter)).or_default())
+    fn search<R>(self, exporter: &Arc<str>, work: impl FnOnce(&mut Search) -> R) -> R {
+        work(locked(&self.0.inner.searches).entry(Arc::clone(exporter)).or_default())
     }
 
     /// Looks which lanes have something to send, unless that is known.
-    async fn look_for_lanes(&self, exporter: &Arc<str>, signals: SignalSet) -> Result<(), SpoolError> {
-        let version = self.inner.status.borrow().version;
+    async fn look_for_lanes(self, exporter: &Arc<str>, signals: SignalSet) -> Result<(), SpoolError> {
+        let version = self.0.inner.status.borrow().version;
         if !self.search(exporter, |search| search.is_stale(version)) {
             return Ok(());
         }
-        let (name, owner, mask) = (exporter.to_string(), self.inner.owner, mask(signals));
+        let (name, owner, mask) = (exporter.to_string(), self.0.inner.owner, mask(signals));
         let (rows, others) = self
+            .0
             .patiently(move |fleet| {
                 let name = name.clone();
                 async move {
                     let connection = fleet.connection().await?;
                     let (lanes, others) =
                         (connection.prepare(LANES).await?, connection.prepare(OTHERS).await?);
-                    let (client, steady) = (connection.client(), fleet.is_steady());
+                    let (client, steady) = (connection.client(), fleet.watch().is_steady());
                     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
                         [&name, &mask, &owner, &steady];
                     let parameters_of_others: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&owner];
@@ -376,7 +377,7 @@ impl Fleet {
     }
 
     /// Takes a lane, unless another living worker has it; the fence.
-    pub(super) async fn take(&self, exporter: &Arc<str>, lane: LaneOf) -> Result<Option<i64>, SpoolError> {
+    pub(super) async fn take(self, exporter: &Arc<str>, lane: LaneOf) -> Result<Option<i64>, SpoolError> {
         let (held, left) = self.search(exporter, |search| {
             let held = search.held.get(&lane).copied();
             // Beside others, one lane at a time.
@@ -394,9 +395,10 @@ impl Fleet {
         if held.is_some() {
             return Ok(held);
         }
-        let (name, owner) = (exporter.to_string(), self.inner.owner);
-        let (station, lease) = (self.settings().station.clone(), self.inner.lease.as_millis() as f64);
+        let (name, owner) = (exporter.to_string(), self.0.inner.owner);
+        let (station, lease) = (self.0.settings().station.clone(), self.0.inner.lease.as_millis() as f64);
         let taken = self
+            .0
             .patiently(move |fleet| {
                 let (name, station) = (name.clone(), station.clone());
                 async move {
@@ -408,7 +410,7 @@ impl Fleet {
                         // While nobody answered its time may have run out, and then another one would take the lane at once.
                         connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
                         // An outage may have ended just now.
-                        let steady = fleet.is_steady();
+                        let steady = fleet.watch().is_steady();
                         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
                             [&satellite, &lane, &name, &owner, &steady];
                         connection.client().query_opt(&statement, &parameters).await
@@ -425,31 +427,32 @@ impl Fleet {
     }
 
     /// Another worker has it now.
-    pub(super) fn forget_lease(&self, exporter: &Arc<str>, lane: LaneOf) {
+    pub(super) fn forget_lease(self, exporter: &Arc<str>, lane: LaneOf) {
         self.search(exporter, |search| search.held.remove(&lane));
     }
 
-    async fn leave_lane(&self, exporter: &Arc<str>, lane: LaneOf) -> Result<(), SpoolError> {
-        let (name, owner) = (exporter.to_string(), self.inner.owner);
-        self.patiently(move |fleet| {
-            let name = name.clone();
-            async move {
-                let connection = fleet.connection().await?;
-                let statement = connection.prepare(LEAVE).await?;
-                let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
-                let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-                    [&satellite, &lane, &name, &owner];
-                let asked = connection.client().execute(&statement, &parameters);
-                fleet.watched(&connection, asked).await??;
-                Ok(())
-            }
-        })
-        .await
+    async fn leave_lane(self, exporter: &Arc<str>, lane: LaneOf) -> Result<(), SpoolError> {
+        let (name, owner) = (exporter.to_string(), self.0.inner.owner);
+        self.0
+            .patiently(move |fleet| {
+                let name = name.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let statement = connection.prepare(LEAVE).await?;
+                    let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                        [&satellite, &lane, &name, &owner];
+                    let asked = connection.client().execute(&statement, &parameters);
+                    fleet.watched(&connection, asked).await??;
+                    Ok(())
+                }
+            })
+            .await
     }
 
     /// Reads the next segment of a lane, with its bytes.
     async fn head(
-        &self,
+        self,
         exporter: &Arc<str>,
         lane: LaneOf,
         wanted: SignalSet,
@@ -457,6 +460,7 @@ impl Fleet {
     ) -> Result<Option<Head>, SpoolError> {
         let (name, mask) = (exporter.to_string(), mask(wanted));
         let (row, pieces, ahead) = self
+            .0
             .patiently(move |fleet| {
                 let name = name.clone();
                 async move {
@@ -511,7 +515,7 @@ impl Fleet {
 
     /// Verifies and decodes it.
     async fn work(
-        &self,
+        self,
         place: Place,
         head: Head,
         wanted: SignalSet,
@@ -522,18 +526,18 @@ impl Fleet {
         let first = reached.first(entry, wanted);
         let SegmentRecord { satellite, station, .. } = record;
         let found = Found { place, satellite, station, header: segment, payload, first };
-        let scratch = self.inner.scratch.clone();
+        let scratch = self.0.inner.scratch.clone();
         let work = move || {
             let shown = scratch.view(Vec::new(), loaded)?;
             let snapshot = shown.snapshot()?;
             Ok(guarded(|| snapshot.work(found)))
         };
-        self.inner.env.cpu(work).await
+        self.0.inner.env.cpu(work).await
     }
 
     /// Reads the bases that a segment needs; the bytes of those that are not kept decoded, or of all.
     pub(super) async fn add_bases(
-        &self,
+        self,
         satellite: u32,
         segment: &Header,
         bytes_of_all: bool,
@@ -544,11 +548,11 @@ impl Fleet {
             let Some(sequence) = next else { break };
             let key = SequenceKey::new(satellite, segment.id).at(sequence);
             let named = [u64::from(satellite), key.epoch, key.lane.into(), sequence];
-            let rows = self.rows(move || Query::key(Of::Base, &named)).await?;
+            let rows = self.0.rows(move || Query::key(Of::Base, &named)).await?;
             note(Of::Base, &rows, loaded)?;
-            known |= !bytes_of_all && self.inner.scratch.decoded().knows(key);
+            known |= !bytes_of_all && self.0.inner.scratch.decoded().knows(key);
             if !known {
-                let pieces = self.rows(move || Query::key(Of::BaseChunk, &named)).await?;
+                let pieces = self.0.rows(move || Query::key(Of::BaseChunk, &named)).await?;
                 note(Of::BaseChunk, &pieces, loaded)?;
             }
             let row: Vec<Cell> = named.iter().map(|n| Cell::of(*n)).collect();
@@ -559,25 +563,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// The rows of one query.
-    pub(super) async fn rows(
-        &self,
-        query: impl Fn() -> Query + Send + Sync + 'static,
-    ) -> Result<Vec<tokio_postgres::Row>, SpoolError> {
-        let query = Arc::new(query);
-        self.patiently(move |fleet| {
-            let query = Arc::clone(&query);
-            async move {
-                let connection = fleet.connection().await?;
-                let query = query();
-                fleet.watched(&connection, super::session::ask(&connection, &query)).await?
-            }
-        })
-        .await
-    }
-
     pub(in super::super) async fn progress(
-        &self,
+        self,
         exporter: Arc<str>,
         progress: Progress,
     ) -> Result<(), SpoolError> {
@@ -590,10 +577,10 @@ impl Fleet {
             satellite: at.satellite,
             lane: at.lane,
             exporter: Arc::clone(&exporter),
-            owner: self.inner.owner,
+            owner: self.0.inner.owner,
             fence,
         };
-        let plain = progress.is_of_all(&exporter, &self.settings())
+        let plain = progress.is_of_all(&exporter, &self.0.settings())
             && !progress.finished
             && progress.letters.is_empty()
             && progress.rejected.total() == 0;
@@ -620,10 +607,11 @@ impl Fleet {
     }
 
     /// Moves the place within a segment; false when that was not to be done.
-    async fn step(&self, lease: &Lease, progress: &Progress) -> Result<bool, SpoolError> {
+    async fn step(self, lease: &Lease, progress: &Progress) -> Result<bool, SpoolError> {
         let (lease, at) = (lease.clone(), progress.place.0.entry as i64);
         let (request, cut) = (progress.request as i64, progress.fingerprint as i64);
         let moved = self
+            .0
             .patiently(move |fleet| {
                 let lease = lease.clone();
                 async move {
@@ -642,10 +630,10 @@ impl Fleet {
     }
 
     /// Moves the place, keeps what was refused and settles what every exporter has passed.
-    async fn settle(&self, lease: Lease, progress: &Progress) -> Result<(), SpoolError> {
+    async fn settle(self, lease: Lease, progress: &Progress) -> Result<(), SpoolError> {
         let (at, progress, exporter) = (progress.place.0, progress.clone(), Arc::clone(&lease.exporter));
         let key = [u64::from(at.satellite), at.lane.into(), at.entry];
-        let keeps = self.settings().keep.is_on();
+        let keeps = self.0.settings().keep.is_on();
         let need = move |_: &[u32]| {
             let lists = || Query::key(Of::Entry, &key).lists;
             let queries = vec![
@@ -658,25 +646,25 @@ impl Fleet {
             let then = keeps.then(|| Box::new(bases_of_entries) as super::session::Then);
             Need { lease: Some(lease.clone()), then, ..Need::rows(queries) }
         };
-        self.insist_on(at.satellite, need, move |txn, _| outlet::progress(txn, &exporter, &progress)).await
+        self.0.insist_on(at.satellite, need, move |txn, _| outlet::progress(txn, &exporter, &progress)).await
     }
 
-    pub(in super::super) async fn condemn(&self, place: Place, reason: String) -> Result<(), SpoolError> {
+    pub(in super::super) async fn condemn(self, place: Place, reason: String) -> Result<(), SpoolError> {
         let (need, satellite) = (need_of_entry(place.0, true), place.0.satellite);
-        self.insist_on(satellite, need, move |txn, _| outlet::condemn(txn, place, &reason)).await
+        self.0.insist_on(satellite, need, move |txn, _| outlet::condemn(txn, place, &reason)).await
     }
 
     /// Takes out what was found damaged or not to decode.
-    pub(super) async fn mend(&self, at: At, fault: Fault) -> Result<(), SpoolError> {
+    pub(super) async fn mend(self, at: At, fault: Fault) -> Result<(), SpoolError> {
         match (fault, at) {
             (Fault::Payload, At::Entry(entry)) => {
                 let need = need_of_entry(entry, false);
-                self.insist_on(entry.satellite, need, move |txn, _| outlet::lose(txn, Place(entry))).await
+                self.0.insist_on(entry.satellite, need, move |txn, _| outlet::lose(txn, Place(entry))).await
             }
             (Fault::Base(key), _) | (Fault::Payload, At::Base(key)) => {
                 let base = [u64::from(key.satellite), key.epoch, key.lane.into(), key.sequence];
                 let need = move |_: &[u32]| Need::rows(vec![Query::key(Of::Base, &base)]);
-                self.insist_on(key.satellite, need, move |txn, _| bases::discard(txn, key)).await
+                self.0.insist_on(key.satellite, need, move |txn, _| bases::discard(txn, key)).await
             }
             (Fault::Undecodable(error), At::Entry(entry)) => {
                 let reason = error.to_string();
@@ -690,6 +678,16 @@ impl Fleet {
             (Fault::Undecodable(_), At::Base(_)) => Ok(()),
             (Fault::Store(error), _) => Err(error.into()),
         }
+    }
+
+    /// Deletes bases that nothing needs any more, of the satellites of which segments have left.
+    pub(in super::super) async fn sweep(self) -> Result<(), SpoolError> {
+        let freed = std::mem::take(&mut *locked(&self.0.inner.freed));
+        for satellite in freed {
+            let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
+            self.0.insist_on(satellite, need, |txn, row| bases::forget_passed(txn, row.number)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 use perigee_shared::signal::{Signal, SignalSet};
 
 use super::super::error::SpoolError;
-use super::Fleet;
+use super::Outlet;
 use super::export::mask;
 
 /// This station has these exporters.
@@ -26,26 +26,30 @@ struct Told {
     time: String,
 }
 
-impl Fleet {
+impl Outlet<'_> {
     /// Says which exporters this station has. Warns of those that it does not have.
-    pub(super) async fn tell_exporters(&self) -> Result<(), SpoolError> {
-        let station = self.settings().station.clone();
+    pub(super) async fn tell_exporters(self) -> Result<(), SpoolError> {
+        let station = self.0.settings().station.clone();
         let (names, masks): (Vec<String>, Vec<i64>) =
-            self.inner.routes.iter().map(|(name, signals)| (name.clone(), mask(*signals))).unzip();
-        self.patiently(move |fleet| {
-            let (names, masks, station) = (names.clone(), masks.clone(), station.clone());
-            async move {
-                let connection = fleet.connection().await?;
-                let statement = connection.prepare(TELL).await?;
-                let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&names, &masks, &station];
-                fleet.watched(&connection, connection.client().execute(&statement, &parameters)).await??;
-                Ok(())
-            }
-        })
-        .await?;
+            self.0.inner.routes.iter().map(|(name, signals)| (name.clone(), mask(*signals))).unzip();
+        self.0
+            .patiently(move |fleet| {
+                let (names, masks, station) = (names.clone(), masks.clone(), station.clone());
+                async move {
+                    let connection = fleet.connection().await?;
+                    let statement = connection.prepare(TELL).await?;
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                        [&names, &masks, &station];
+                    fleet
+                        .watched(&connection, connection.client().execute(&statement, &parameters))
+                        .await??;
+                    Ok(())
+                }
+            })
+            .await?;
         let all = self.told().await?;
         for Told { name, station, time, .. } in &all {
-            if !self.inner.routes.contains_key(name) {
+            if !self.0.inner.routes.contains_key(name) {
                 tracing::warn!(
                     exporter = name,
                     station,
@@ -60,29 +64,29 @@ impl Fleet {
     }
 
     /// Looks which exporters there are; whether one has gone.
-    pub(super) async fn hear_of_exporters(&self) -> Result<bool, SpoolError> {
+    pub(super) async fn hear_of_exporters(self) -> Result<bool, SpoolError> {
         Ok(self.go_by(self.told().await?))
     }
 
-    fn go_by(&self, all: Vec<Told>) -> bool {
-        let mut routes = self.inner.routes.clone();
+    fn go_by(self, all: Vec<Told>) -> bool {
+        let mut routes = self.0.inner.routes.clone();
         for Told { name, signals, .. } in all {
             let of_name = routes.entry(name).or_default();
             *of_name = signals.iter().fold(*of_name, SignalSet::with);
         }
-        let settings = self.settings();
+        let settings = self.0.settings();
         let gone = |(name, signals): (&String, &SignalSet)| {
             routes.get(name).is_none_or(|now| !signals.without(*now).is_empty())
         };
         let has_gone = settings.routes.iter().any(gone);
         if routes != settings.routes {
-            self.inner.scratch.set_routes(routes);
+            self.0.inner.scratch.set_routes(routes);
         }
         has_gone
     }
 
-    async fn told(&self) -> Result<Vec<Told>, SpoolError> {
-        let rows = self.ask_for(ALL).await?;
+    async fn told(self) -> Result<Vec<Told>, SpoolError> {
+        let rows = self.0.ask_for(ALL).await?;
         let told = |row: &tokio_postgres::Row| {
             let bits: i64 = row.try_get(1)?;
             let has = Signal::ALL.into_iter().filter(|signal| bits & 1 << *signal as u8 != 0);

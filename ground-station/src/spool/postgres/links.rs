@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::error::SpoolError;
-use super::Fleet;
 use super::connect::Connection;
 use super::views::Last;
+use super::{Fleet, Views, Watch};
 
 /// Those of this process that are closed.
 const CLOSED: &str = "delete from open_link where owner = $1 \
@@ -27,11 +27,13 @@ impl Fleet {
     pub(in super::super) fn tell_links(&self, open: impl Fn() -> Vec<String> + Send + Sync + 'static) {
         let _ = self.inner.open_links.set(Box::new(open));
     }
+}
 
+impl Watch<'_> {
     /// Tells it once.
-    pub(super) async fn say_links(&self, connection: &Connection) -> Result<(), tokio_postgres::Error> {
-        let Some(open) = self.inner.open_links.get() else { return Ok(()) };
-        let (owner, open) = (self.inner.owner, open());
+    pub(super) async fn say_links(self, connection: &Connection) -> Result<(), tokio_postgres::Error> {
+        let Some(open) = self.0.inner.open_links.get() else { return Ok(()) };
+        let (owner, open) = (self.0.inner.owner, open());
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&owner, &open];
         for text in [CLOSED, OPEN] {
             let statement = connection.prepare(text).await?;
@@ -40,15 +42,17 @@ impl Fleet {
         let forget = connection.prepare(FORGET).await?;
         connection.client().execute(&forget, &[]).await.map(drop)
     }
+}
 
+impl Views<'_> {
     /// Other stations with an open link, by satellite.
     pub(in super::super) async fn linked_elsewhere(
-        &self,
+        self,
     ) -> Result<BTreeMap<String, Vec<String>>, SpoolError> {
         let asked = async {
             let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for row in self.ask_for(ALL).await? {
-                if row.try_get::<_, i64>(2)? != self.inner.owner {
+            for row in self.0.ask_for(ALL).await? {
+                if row.try_get::<_, i64>(2)? != self.0.inner.owner {
                     out.entry(row.try_get(0)?).or_default().push(row.try_get(1)?);
                 }
             }

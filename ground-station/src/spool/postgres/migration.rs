@@ -147,45 +147,43 @@ struct Migration {
     ledger: u64,
 }
 
-impl Fleet {
-    /// Brings the file of `from` into the shared ledger. With `ahead` it is left open: a later run writes what has changed since, and
-    /// ends it.
-    pub(in super::super) async fn migrate(
-        env: &Env,
-        from: Settings,
-        fleet: FleetSettings,
-        ahead: bool,
-        mut tell: impl FnMut(Migrating<'_>),
-    ) -> Result<MigrationView, SpoolError> {
-        let directory = from.directory.clone();
-        if let Some(done) = migrated(env, &directory) {
-            let cause = format!("it was migrated before, and is {} since", done.display());
-            let remedy = "start the stations; to bring it into another ledger, give it its name back";
-            return Err(EngineError::NotMigrated { cause, remedy }.into());
-        }
-        let file = Local::open_existing(env, from.clone())?;
-        let fleet = Box::pin(Self::look(env, from, fleet)).await?;
-        let look = |spool: &mut file::Spool| Ok((spool.contents().ledger, spool.read(|v| names(v.tables))?));
-        let (ledger, satellites) = file.keeper.ask(look).await?;
-        let migration = Migration { file, fleet, ledger };
-        let done = Box::pin(migration.run(satellites, ahead, &mut tell)).await;
-        let Migration { file, fleet, .. } = migration;
-        file.close().await;
-        fleet.close().await;
-        let mut view = done?;
-        if view.finished {
-            // Only what is wholly in the ledger gives its name away.
-            for name in [Contents::FILE, mirror::FILE] {
-                let path = directory.join(name);
-                if env.store.exists(&path) {
-                    let aside = aside(&directory, name);
-                    env.store.rename(&path, &aside).map_err(|e| StoreError::Io(e.to_string()))?;
-                    view.set_aside.push(aside);
-                }
+/// Brings the file of `from` into the shared ledger. With `ahead` it is left open: a later run writes what has changed since, and
+/// ends it.
+pub(in super::super) async fn migrate(
+    env: &Env,
+    from: Settings,
+    fleet: FleetSettings,
+    ahead: bool,
+    mut tell: impl FnMut(Migrating<'_>),
+) -> Result<MigrationView, SpoolError> {
+    let directory = from.directory.clone();
+    if let Some(done) = migrated(env, &directory) {
+        let cause = format!("it was migrated before, and is {} since", done.display());
+        let remedy = "start the stations; to bring it into another ledger, give it its name back";
+        return Err(EngineError::NotMigrated { cause, remedy }.into());
+    }
+    let file = Local::open_existing(env, from.clone())?;
+    let fleet = Box::pin(Fleet::look(env, from, fleet)).await?;
+    let look = |spool: &mut file::Spool| Ok((spool.contents().ledger, spool.read(|v| names(v.tables))?));
+    let (ledger, satellites) = file.keeper.ask(look).await?;
+    let migration = Migration { file, fleet, ledger };
+    let done = Box::pin(migration.run(satellites, ahead, &mut tell)).await;
+    let Migration { file, fleet, .. } = migration;
+    file.close().await;
+    fleet.close().await;
+    let mut view = done?;
+    if view.finished {
+        // Only what is wholly in the ledger gives its name away.
+        for name in [Contents::FILE, mirror::FILE] {
+            let path = directory.join(name);
+            if env.store.exists(&path) {
+                let aside = aside(&directory, name);
+                env.store.rename(&path, &aside).map_err(|e| StoreError::Io(e.to_string()))?;
+                view.set_aside.push(aside);
             }
         }
-        Ok(view)
     }
+    Ok(view)
 }
 
 impl Migration {

@@ -7,7 +7,7 @@
 //!
 //! - `settings.rs`, `connect.rs`, `schema.rs`: which servers, what is verified of them, the tables.
 //! - `rows.rs`, `sql.rs`: rows there and here, and the statements.
-//! - `batch.rs`: what several connections hand in shares a transaction.
+//! - `batch.rs`: what the link hands in; what several connections hand in shares a transaction.
 //! - `exporters.rs`, `export.rs`: which exporters there are at all stations; leases, cursors and what an exporter is handed.
 //! - `letters.rs`, `catalogue.rs`, `replay.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is kept and sent
 //!   again, what is shown, and what is verified.
@@ -44,7 +44,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use perigee_proto::link;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::signal::SignalSet;
@@ -57,26 +56,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::aside::Aside;
+use self::batch::Intake;
 use self::connect::Pool;
 pub use self::error::EngineError;
-use self::export::Search;
-pub(super) use self::migration::migrated;
+use self::export::{Outlet, Search};
 pub use self::migration::{MigratedView, Migrating, MigrationView, Stage};
+pub(super) use self::migration::{migrate, migrated};
+use self::replay::Replays;
 use self::rows::Of;
-use self::scratch::{Changes, Scratch};
-use self::session::Need;
+use self::scratch::Scratch;
 pub use self::settings::{FleetSettings, Replication};
-use self::study::Round;
-use self::views::Last;
-use self::watch::Life;
+use self::study::{Round, Upkeep};
+use self::views::{Last, Views};
+use self::watch::{Life, Watch};
 use super::alarms::Unread;
-use super::clocks::Greeting;
 use super::contents::{Contents, Settings};
 use super::error::SpoolError;
-use super::ledger::Answer;
-use super::passes::Heard;
 use super::upkeep::{Group, Status};
-use super::{bases, ledger, passes};
 
 /// Hand-overs that may wait.
 const QUEUE: usize = 64;
@@ -170,35 +166,15 @@ impl Fleet {
             .into());
         }
         let (fleet, queue) = Self::reach(env, settings, fleet, reserve, true).await?;
-        fleet.beat().await?;
-        fleet.check_migration().await?;
-        fleet.tell_exporters().await?;
-        fleet.settle_all().await?;
-        fleet.look_around().await?;
+        fleet.watch().beat().await?;
+        fleet.watch().check_migration().await?;
+        fleet.outlet().tell_exporters().await?;
+        fleet.outlet().settle_all().await?;
+        fleet.watch().look_around().await?;
         let state = (fleet.clone(), queue);
-        fleet.inner.tasks.keep("fleet", state, |(fleet, queue)| Box::pin(fleet.take_in(queue)));
-        fleet.inner.tasks.keep("fleet watch", fleet.clone(), |fleet| Box::pin(fleet.watch()));
+        fleet.inner.tasks.keep("fleet", state, |(fleet, queue)| Box::pin(fleet.intake().take_in(queue)));
+        fleet.inner.tasks.keep("fleet watch", fleet.clone(), |fleet| Box::pin(fleet.watch().run()));
         Ok(fleet)
-    }
-
-    /// Refuses to join while the migration of a station's own file is not finished. This worker has registered before it asks: a
-    /// migration that begins now sees it.
-    async fn check_migration(&self) -> Result<(), SpoolError> {
-        const UNFINISHED: &str = "select exists(select from migration where done = 0)";
-        let unfinished = self
-            .patiently(|fleet| async move {
-                let connection = fleet.connection().await?;
-                let asked = connection.client().query_one(UNFINISHED, &[]);
-                Ok(fleet.watched(&connection, asked).await??.try_get::<_, bool>(0)?)
-            })
-            .await?;
-        if !unfinished {
-            return Ok(());
-        }
-        self.leave().await?;
-        let cause = "a station's own file is being migrated into it and is not all there";
-        Err(EngineError::refused(cause, "run `ground-station spool migrate` again until it has finished")
-            .into())
     }
 
     /// Reaches the ledger to ask it something; a server that does not answer is an error.
@@ -208,7 +184,7 @@ impl Fleet {
         fleet: FleetSettings,
     ) -> Result<Self, SpoolError> {
         let (fleet, _) = Self::reach(env, settings, fleet, 0, false).await?;
-        fleet.hear_of_exporters().await?;
+        fleet.outlet().hear_of_exporters().await?;
         Ok(fleet)
     }
 
@@ -299,70 +275,6 @@ impl Fleet {
         self.inner.status.send_modify(|status| status.version += 1);
     }
 
-    /// Takes note of what a transaction has done.
-    fn after(&self, changes: &Changes) {
-        if !changes.entered.is_empty() {
-            let logs = changes.entered.iter().filter(|(_, logs)| *logs);
-            logs.for_each(|(entry, _)| self.inner.unread.push(*entry));
-            self.wake();
-        }
-        locked(&self.inner.freed).extend(&changes.left);
-        self.note_level(changes);
-        for satellite in &changes.satellites {
-            if bases::is_above_bound(&self.settings(), &satellite.name, satellite.tally.bases) {
-                let (fleet, number) = (self.clone(), satellite.number);
-                self.inner.running.spawn(async move {
-                    let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
-                    let trim = |txn: &mut super::file::Txn<'_>, row: &scratch::SatelliteRow| {
-                        bases::trim_one(txn, row.number, &row.name)
-                    };
-                    if let Err(error) = fleet.insist_on(number, need, trim).await {
-                        tracing::warn!(%error, "bases above their bound could not be deleted");
-                    }
-                });
-            }
-        }
-    }
-
-    pub(super) async fn ledger(&self, satellite: Arc<str>, greeting: Greeting) -> Result<Answer, SpoolError> {
-        const NEEDED: &[Of] = &[
-            Of::Epoch,
-            Of::Committed,
-            Of::Recent,
-            Of::Groups,
-            Of::Pass,
-            Of::Gap,
-            Of::Dropped,
-            Of::Partial,
-            Of::Base,
-            Of::Entry,
-            Of::Letter,
-            Of::Kept,
-        ];
-        let hello = Arc::clone(&greeting.hello);
-        let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &greeting));
-        tokio::select! {
-            biased;
-            answer = asked => answer,
-            () = self.cut_off() => self.answer_aside(Arc::clone(&satellite), hello).await,
-        }
-    }
-
-    pub(super) async fn drops(
-        &self,
-        satellite: Arc<str>,
-        drops: Arc<link::EpochDrops>,
-    ) -> Result<link::DropsAck, SpoolError> {
-        const NEEDED: &[Of] = &[Of::Recent, Of::Gap, Of::Dropped];
-        self.one(&satellite, NEEDED, move |txn, row| ledger::drops(txn, &row.name, &drops)).await
-    }
-
-    pub(super) async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
-        const NEEDED: &[Of] = &[Of::Pass, Of::Contact];
-        let asked = self.one(&satellite, NEEDED, move |txn, row| passes::heard(txn, &row.name, &heard));
-        self.or_cut_off(asked).await
-    }
-
     /// Waits for what is worth nothing later: an error once the engine is gone for now.
     async fn or_cut_off<R>(
         &self,
@@ -371,36 +283,35 @@ impl Fleet {
         tokio::select! {
             biased;
             answer = asked => answer,
-            () = self.cut_off() => {
+            () = self.intake().cut_off() => {
                 let why = self.inner.status.borrow().failing.clone();
                 Err(EngineError::CutOff(why.unwrap_or_default()).into())
             }
         }
     }
 
-    /// Runs a rule over everything that a satellite has in these tables.
-    async fn one<R: Send + 'static>(
-        &self,
-        satellite: &Arc<str>,
-        tables: &'static [Of],
-        work: impl Fn(&mut super::file::Txn<'_>, &scratch::SatelliteRow) -> Result<R, SpoolError>
-        + Send
-        + Sync
-        + 'static,
-    ) -> Result<R, SpoolError> {
-        let need = move |satellites: &[u32]| Need::all_of(tables, satellites);
-        let out = self.insist(std::slice::from_ref(satellite), need, work).await?;
-        out.into_iter().next().ok_or(SpoolError::Gone)
+    pub(super) const fn intake(&self) -> Intake<'_> {
+        Intake(self)
     }
 
-    /// Deletes bases that nothing needs any more, of the satellites of which segments have left.
-    pub(super) async fn sweep(&self) -> Result<(), SpoolError> {
-        let freed = std::mem::take(&mut *locked(&self.inner.freed));
-        for satellite in freed {
-            let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
-            self.insist_on(satellite, need, |txn, row| bases::forget_passed(txn, row.number)).await?;
-        }
-        Ok(())
+    pub(super) const fn outlet(&self) -> Outlet<'_> {
+        Outlet(self)
+    }
+
+    pub(super) const fn replays(&self) -> Replays<'_> {
+        Replays(self)
+    }
+
+    pub(super) const fn views(&self) -> Views<'_> {
+        Views(self)
+    }
+
+    pub(super) const fn upkeep(&self) -> Upkeep<'_> {
+        Upkeep(self)
+    }
+
+    const fn watch(&self) -> Watch<'_> {
+        Watch(self)
     }
 
     pub(super) async fn close(self) {
@@ -409,7 +320,7 @@ impl Fleet {
         let end = async {
             self.inner.tasks.ended().await;
             self.inner.running.wait().await;
-            self.leave().await
+            self.watch().leave().await
         };
         let _ = tokio::time::timeout(CLOSE, end).await;
         self.inner.pool.close();

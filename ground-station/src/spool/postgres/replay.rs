@@ -28,7 +28,7 @@ use super::rows::{List, Of, PAYLOAD_BITS, satellite_of_payload};
 use super::scratch::{Loaded, Shown};
 use super::session::{Lease, Need, note};
 use super::sql::{self, Ask, Query};
-use super::{BASES_NEEDED, Fleet, locked};
+use super::{BASES_NEEDED, Fleet, Upkeep, Views, locked};
 
 /// How often it is looked for replays that another station's operator has asked for.
 const LOOK: Duration = Duration::from_secs(1);
@@ -65,13 +65,17 @@ const CANCEL: &str = "update replay set open = 0 where sat = 0 and id = $1 and o
 
 type Names = BTreeMap<u32, String>;
 
-impl Fleet {
+/// What is sent again: dead letters, and ranges of time.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Replays<'a>(pub(super) &'a Fleet);
+
+impl Replays<'_> {
     pub(in super::super) async fn replay_range(
-        &self,
+        self,
         wanted: ReplayWanted,
         signals: SignalSet,
     ) -> Result<u64, SpoolError> {
-        let mut job = ReplayRecord::new(&wanted, self.inner.env.unix_nano());
+        let mut job = ReplayRecord::new(&wanted, self.0.inner.env.unix_nano());
         let (mut at, names) = (job.clone(), self.names().await?);
         loop {
             let (sought, is_end) = self.sought(&names, &at, signals, 0).await?;
@@ -84,6 +88,7 @@ impl Fleet {
         }
         let (exporter, record) = (wanted.exporter, job.encode_to_vec());
         let id = self
+            .0
             .patiently(move |fleet| {
                 let (exporter, record) = (exporter.clone(), record.clone());
                 async move {
@@ -99,19 +104,20 @@ impl Fleet {
                 }
             })
             .await?;
-        self.wake();
+        self.0.wake();
         Ok(id as u64)
     }
 
-    pub(in super::super) async fn ranges(&self) -> Result<Vec<ReplayView>, SpoolError> {
+    pub(in super::super) async fn ranges(self) -> Result<Vec<ReplayView>, SpoolError> {
         let all = || Query { of: Of::Replay, text: sql::text(Of::Replay, Ask::All), lists: Vec::new() };
-        let rows = self.or_cut_off(self.rows(all)).await?;
+        let rows = self.0.or_cut_off(self.0.rows(all)).await?;
         self.shown_of(Of::Replay, &rows)?.look(|view| replay::list(view.tables))
     }
 
-    pub(in super::super) async fn cancel_range(&self, id: u64) -> Result<bool, SpoolError> {
+    pub(in super::super) async fn cancel_range(self, id: u64) -> Result<bool, SpoolError> {
         let id = id as i64;
         let cancelled = self
+            .0
             .patiently(move |fleet| async move {
                 let connection = fleet.connection().await?;
                 let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&id];
@@ -121,34 +127,36 @@ impl Fleet {
         Ok(cancelled > 0)
     }
 
-    fn shown_of(&self, of: Of, rows: &[tokio_postgres::Row]) -> Result<Shown, SpoolError> {
+    fn shown_of(self, of: Of, rows: &[tokio_postgres::Row]) -> Result<Shown, SpoolError> {
         let mut loaded = Loaded::new();
         note(of, rows, &mut loaded)?;
-        self.inner.scratch.view(Vec::new(), loaded)
+        self.0.inner.scratch.view(Vec::new(), loaded)
     }
 
     /// Every satellite by its number.
-    async fn names(&self) -> Result<Names, SpoolError> {
-        self.patiently(|fleet| async move {
-            let connection = fleet.connection().await?;
-            let asked = connection.client().query("select sat, name from satellite", &[]);
-            let rows = fleet.watched(&connection, asked).await??;
-            let pair = |row: &tokio_postgres::Row| Ok((row.try_get::<_, i64>(0)? as u32, row.try_get(1)?));
-            rows.iter().map(pair).collect()
-        })
-        .await
+    async fn names(self) -> Result<Names, SpoolError> {
+        self.0
+            .patiently(|fleet| async move {
+                let connection = fleet.connection().await?;
+                let asked = connection.client().query("select sat, name from satellite", &[]);
+                let rows = fleet.watched(&connection, asked).await??;
+                let pair =
+                    |row: &tokio_postgres::Row| Ok((row.try_get::<_, i64>(0)? as u32, row.try_get(1)?));
+                rows.iter().map(pair).collect()
+            })
+            .await
     }
 
     pub(in super::super) async fn next_again(
-        &self,
+        self,
         exporter: Arc<str>,
         signals: SignalSet,
         fingerprint: u64,
     ) -> Result<Option<Again>, SpoolError> {
         loop {
-            let version = self.inner.status.borrow().version;
+            let version = self.0.inner.status.borrow().version;
             {
-                let mut searches = locked(&self.inner.searches);
+                let mut searches = locked(&self.0.inner.searches);
                 let looked = &mut searches.entry(Arc::clone(&exporter)).or_default().replays_looked;
                 if looked.is_some_and(|(at, seen)| seen == version && at.elapsed() < LOOK) {
                     return Ok(None);
@@ -157,15 +165,15 @@ impl Fleet {
             }
             let name = exporter.to_string();
             let open = move || Query { of: Of::Replay, text: OPEN, lists: vec![List::Text(name.clone())] };
-            let rows = self.rows(open).await?;
-            if rows.is_empty() || self.take(&exporter, REPLAYS).await?.is_none() {
+            let rows = self.0.rows(open).await?;
+            if rows.is_empty() || self.0.outlet().take(&exporter, REPLAYS).await?.is_none() {
                 return Ok(None);
             }
             let found =
                 self.shown_of(Of::Replay, &rows)?.look(|v| replay::first_open(v.tables, &exporter))?;
             let Some((id, job)) = found else { continue };
             // There may be more.
-            locked(&self.inner.searches).entry(Arc::clone(&exporter)).or_default().replays_looked = None;
+            locked(&self.0.inner.searches).entry(Arc::clone(&exporter)).or_default().replays_looked = None;
             if let Some(work) = self.segment_of(&exporter, id, job, signals, fingerprint).await? {
                 return Ok(Some(Again { id, work }));
             }
@@ -174,7 +182,7 @@ impl Fleet {
 
     /// The next segment of a replay; none when it has ended.
     async fn segment_of(
-        &self,
+        self,
         exporter: &Arc<str>,
         id: u64,
         mut job: ReplayRecord,
@@ -212,14 +220,14 @@ impl Fleet {
     }
 
     /// Verifies and decodes a segment; none when it cannot be used.
-    async fn work_again(&self, found: Found) -> Result<Option<Work>, SpoolError> {
+    async fn work_again(self, found: Found) -> Result<Option<Work>, SpoolError> {
         let (satellite, payload) = (satellite_of_payload(found.payload), found.payload);
-        let turn = self.settings().decoding.take(needs(&found.header)).await;
+        let turn = self.0.settings().decoding.take(needs(&found.header)).await;
         let mut loaded = Loaded::new();
-        let pieces = self.rows(move || Query::key(Of::SegmentChunk, &[satellite, payload])).await?;
+        let pieces = self.0.rows(move || Query::key(Of::SegmentChunk, &[satellite, payload])).await?;
         note(Of::SegmentChunk, &pieces, &mut loaded)?;
-        self.add_bases(satellite as u32, &found.header, false, &mut loaded).await?;
-        let scratch = self.inner.scratch.clone();
+        self.0.outlet().add_bases(satellite as u32, &found.header, false, &mut loaded).await?;
+        let scratch = self.0.inner.scratch.clone();
         let work = move || {
             let shown = scratch.view(Vec::new(), loaded)?;
             let snapshot = shown.snapshot()?;
@@ -229,12 +237,12 @@ impl Fleet {
                 Err(_) => Ok(None),
             }
         };
-        self.inner.env.cpu(work).await
+        self.0.inner.env.cpu(work).await
     }
 
     /// Looks for the next segment in a page of the catalogue, and whether that was the last page.
     async fn sought(
-        &self,
+        self,
         names: &Names,
         job: &ReplayRecord,
         signals: SignalSet,
@@ -245,7 +253,7 @@ impl Fleet {
         let asked: Vec<i64> =
             vec![wanted.into(), satellite_of_payload(next) as i64, next as i64, PAGE as i64];
         let from = move || Query { of: Of::Catalogue, text: FROM, lists: vec![List::Numbers(asked.clone())] };
-        let rows = self.rows(from).await?;
+        let rows = self.0.rows(from).await?;
         let mut page: Vec<(u64, CatalogueRecord)> = Vec::new();
         for row in &rows {
             let (key, rest) = Of::Catalogue.read(row)?;
@@ -265,14 +273,15 @@ impl Fleet {
         let mut loaded = Loaded::new();
         for (of, lists) in [(Of::Kept, kept.to_vec()), (Of::Entry, entries.to_vec())] {
             let rows = self
+                .0
                 .rows(move || Query::keys(of, lists.iter().cloned().map(List::Numbers).collect()))
                 .await?;
             note(of, &rows, &mut loaded)?;
         }
         let places =
             move || Query { of: Of::Place, text: PLACES, lists: vec![List::Texts(exporters.clone())] };
-        note(Of::Place, &self.rows(places).await?, &mut loaded)?;
-        let shown = self.inner.scratch.view(Vec::new(), loaded)?;
+        note(Of::Place, &self.0.rows(places).await?, &mut loaded)?;
+        let shown = self.0.inner.scratch.view(Vec::new(), loaded)?;
         let is_end = page.len() < PAGE;
         let rows = page.into_iter().map(Ok);
         let sought = shown.look(|view| replay::seek(view.tables, names, job, signals, fingerprint, rows))?;
@@ -280,47 +289,53 @@ impl Fleet {
     }
 
     pub(in super::super) async fn again(
-        &self,
+        self,
         exporter: Arc<str>,
         id: u64,
         satellite: u32,
         step: ReplayStep,
     ) -> Result<(), SpoolError> {
-        let Some(fence) = self.take(&exporter, REPLAYS).await? else {
+        let Some(fence) = self.0.outlet().take(&exporter, REPLAYS).await? else {
             return Err(super::EngineError::TakenOver { satellite: REPLAYS.0, lane: REPLAYS.1 }.into());
         };
         let (of, lane) = REPLAYS;
-        let lease = Lease { satellite: of, lane, exporter, owner: self.inner.owner, fence };
+        let lease = Lease { satellite: of, lane, exporter, owner: self.0.inner.owner, fence };
         let exporter = Arc::clone(&lease.exporter);
         let need = move |_: &[u32]| {
             let query = Query { of: Of::Replay, text: LOCKED, lists: vec![List::Numbers(vec![id as i64])] };
             Need { lease: Some(lease.clone()), ..Need::rows(vec![query]) }
         };
         let done =
-            self.insist_on(satellite, need, move |txn, _| replay::note(txn, id, satellite, &step)).await;
+            self.0.insist_on(satellite, need, move |txn, _| replay::note(txn, id, satellite, &step)).await;
         if matches!(done, Err(SpoolError::Engine(super::EngineError::TakenOver { .. }))) {
-            self.forget_lease(&exporter, REPLAYS);
+            self.0.outlet().forget_lease(&exporter, REPLAYS);
         }
         done
     }
+}
 
+impl Views<'_> {
     /// Bytes of the segments that are kept.
-    pub(super) async fn kept_bytes(&self) -> Result<u64, SpoolError> {
-        self.patiently(|fleet| async move {
-            let connection = fleet.connection().await?;
-            let asked = connection.client().query_one("select coalesce(sum(bytes), 0)::int8 from kept", &[]);
-            Ok(fleet.watched(&connection, asked).await??.try_get::<_, i64>(0)? as u64)
-        })
-        .await
+    pub(super) async fn kept_bytes(self) -> Result<u64, SpoolError> {
+        self.0
+            .patiently(|fleet| async move {
+                let connection = fleet.connection().await?;
+                let asked =
+                    connection.client().query_one("select coalesce(sum(bytes), 0)::int8 from kept", &[]);
+                Ok(fleet.watched(&connection, asked).await??.try_get::<_, i64>(0)? as u64)
+            })
+            .await
     }
+}
 
+impl Upkeep<'_> {
     /// Gives up what is kept for longer than is wanted, or is above its bounds; the oldest first.
-    pub(in super::super) async fn trim_kept(&self) -> Result<(), SpoolError> {
-        let keep = self.settings().keep;
-        let oldest = self.inner.env.unix_nano().saturating_sub(keep.nano) as i64;
+    pub(in super::super) async fn trim_kept(self) -> Result<(), SpoolError> {
+        let keep = self.0.settings().keep;
+        let oldest = self.0.inner.env.unix_nano().saturating_sub(keep.nano) as i64;
         loop {
-            let (used, limit) = (self.inner.status.borrow().used, self.inner.bounds.limit());
-            let rows = self.ask_for(OLDEST).await?;
+            let (used, limit) = (self.0.inner.status.borrow().used, self.0.inner.bounds.limit());
+            let rows = self.0.ask_for(OLDEST).await?;
             let mut of = BTreeMap::<u32, Vec<u64>>::new();
             let mut left: Option<u64> = None;
             for row in &rows {
@@ -347,9 +362,9 @@ impl Fleet {
                 let give_up = move |txn: &mut Txn<'_>, _: &_| {
                     payloads.iter().try_for_each(|payload| archive::give_up(txn, *payload))
                 };
-                self.insist_on(satellite, need, give_up).await?;
+                self.0.insist_on(satellite, need, give_up).await?;
                 let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
-                self.insist_on(satellite, need, |txn, row| bases::forget_passed(txn, row.number)).await?;
+                self.0.insist_on(satellite, need, |txn, row| bases::forget_passed(txn, row.number)).await?;
             }
         }
     }

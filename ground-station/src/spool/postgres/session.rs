@@ -154,8 +154,8 @@ impl Fleet {
         self.patiently(move |fleet| {
             let (need, work, names) = (Arc::clone(&need), Arc::clone(&work), names.clone());
             async move {
-                let numbers = fleet.numbers_of(&names).await?;
-                fleet.transact(&numbers, need(&numbers), work).await
+                let numbers = Attempt(&fleet).numbers_of(&names).await?;
+                Attempt(&fleet).transact(&numbers, need(&numbers), work).await
             }
         })
         .await
@@ -172,7 +172,7 @@ impl Fleet {
         let out = self
             .patiently(move |fleet| {
                 let (need, work) = (Arc::clone(&need), Arc::clone(&work));
-                async move { fleet.transact(&[satellite], need(&[satellite]), work).await }
+                async move { Attempt(&fleet).transact(&[satellite], need(&[satellite]), work).await }
             })
             .await?;
         out.into_iter().next().ok_or(SpoolError::Gone)
@@ -190,13 +190,13 @@ impl Fleet {
     {
         let (mut wait, mut conflicts) = (Duration::from_millis(100), 0);
         loop {
-            let refusals = self.refusals();
+            let refusals = self.watch().refusals();
             let running = self.inner.running.spawn(attempt(self.clone()));
             let error = match running.await {
                 Ok(Ok(out)) => {
                     // What began before the engine was found unfit says nothing of how it is since.
-                    if self.refusals() == refusals {
-                        self.is_well();
+                    if self.watch().refusals() == refusals {
+                        self.watch().is_well();
                     }
                     return Ok(out);
                 }
@@ -216,42 +216,27 @@ impl Fleet {
             if self.inner.closing.is_cancelled() {
                 return Err(SpoolError::Gone);
             }
-            self.is_failing(&error);
+            self.watch().is_failing(&error);
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    /// The numbers of satellites, ascending; those that have none get one.
-    pub(super) async fn numbers_of(&self, names: &[Arc<str>]) -> Result<Vec<u32>, SpoolError> {
-        let mut unknown: Vec<String> =
-            names.iter().filter(|name| self.number_of(name).is_none()).map(|name| name.to_string()).collect();
-        if !unknown.is_empty() {
-            // In one order, so that two stations that meet the same ones do not wait for each other.
-            unknown.sort();
-            unknown.dedup();
-            let connection = self.connection().await?;
-            const MEET: &str =
-                "insert into satellite (name) select * from unnest($1::text[]) on conflict (name) do nothing";
-            const NUMBERS: &str = "select name, sat from satellite where name = any($1::text[])";
-            let client = connection.client();
-            let work = async {
-                client.execute(MEET, &[&unknown]).await?;
-                client.query(NUMBERS, &[&unknown]).await
-            };
-            let rows = self.watched(&connection, work).await??;
-            let mut known = self.known();
-            for row in rows {
-                let (name, number): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-                let number = u32::try_from(number)
-                    .map_err(|_| SpoolError::damaged("a satellite's number is too large"))?;
-                known.insert(name.into(), number);
+    /// The rows of one query.
+    pub(super) async fn rows(
+        &self,
+        query: impl Fn() -> Query + Send + Sync + 'static,
+    ) -> Result<Vec<Answered>, SpoolError> {
+        let query = Arc::new(query);
+        self.patiently(move |fleet| {
+            let query = Arc::clone(&query);
+            async move {
+                let connection = fleet.connection().await?;
+                let query = query();
+                fleet.watched(&connection, ask(&connection, &query)).await?
             }
-        }
-        let mut numbers: Vec<u32> = names.iter().filter_map(|name| self.number_of(name)).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        Ok(numbers)
+        })
+        .await
     }
 
     /// The rows of a statement without parameters.
@@ -280,8 +265,8 @@ impl Fleet {
                 tokio::time::sleep(QUIET).await;
                 match self.inner.pool.fate(backend).await {
                     Fate::Gone => return,
-                    Fate::Alive => self.is_slow(SLOW),
-                    Fate::Unknown => self.is_slow("no server that leads answers"),
+                    Fate::Alive => self.watch().is_slow(SLOW),
+                    Fate::Unknown => self.watch().is_slow("no server that leads answers"),
                 }
             }
         };
@@ -291,24 +276,65 @@ impl Fleet {
             () = gone => Err(EngineError::Away("the server process of a connection has ended".to_owned()).into()),
         }
     }
+}
+
+/// One attempt at a transaction.
+#[derive(Clone, Copy)]
+struct Attempt<'a>(&'a Fleet);
+
+impl Attempt<'_> {
+    /// The numbers of satellites, ascending; those that have none get one.
+    async fn numbers_of(self, names: &[Arc<str>]) -> Result<Vec<u32>, SpoolError> {
+        let mut unknown: Vec<String> = names
+            .iter()
+            .filter(|name| self.0.number_of(name).is_none())
+            .map(|name| name.to_string())
+            .collect();
+        if !unknown.is_empty() {
+            // In one order, so that two stations that meet the same ones do not wait for each other.
+            unknown.sort();
+            unknown.dedup();
+            let connection = self.0.connection().await?;
+            const MEET: &str =
+                "insert into satellite (name) select * from unnest($1::text[]) on conflict (name) do nothing";
+            const NUMBERS: &str = "select name, sat from satellite where name = any($1::text[])";
+            let client = connection.client();
+            let work = async {
+                client.execute(MEET, &[&unknown]).await?;
+                client.query(NUMBERS, &[&unknown]).await
+            };
+            let rows = self.0.watched(&connection, work).await??;
+            let mut known = self.0.known();
+            for row in rows {
+                let (name, number): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+                let number = u32::try_from(number)
+                    .map_err(|_| SpoolError::damaged("a satellite's number is too large"))?;
+                known.insert(name.into(), number);
+            }
+        }
+        let mut numbers: Vec<u32> = names.iter().filter_map(|name| self.0.number_of(name)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
 
     /// One attempt.
     async fn transact<R: Send + 'static>(
-        &self,
+        self,
         satellites: &[u32],
         need: Need,
         work: Arc<impl Fn(&mut Txn<'_>, &SatelliteRow) -> Result<R, SpoolError> + Send + Sync + 'static>,
     ) -> Result<Vec<R>, SpoolError> {
-        let connection = self.connection().await?;
-        let done = self.watched(&connection, self.attempt(&connection, satellites, need, work)).await;
+        let connection = self.0.connection().await?;
+        let done = self.0.watched(&connection, self.run(&connection, satellites, need, work)).await;
         match done {
             Ok(Ok((out, changes))) => {
-                self.after(&changes);
+                self.0.watch().after(&changes);
                 Ok(out)
             }
             Ok(Err(error)) => {
                 let undo = connection.client().batch_execute("rollback");
-                if !matches!(self.watched(&connection, undo).await, Ok(Ok(()))) {
+                if !matches!(self.0.watched(&connection, undo).await, Ok(Ok(()))) {
                     drop(Pooled::take(connection));
                 }
                 Err(error)
@@ -321,24 +347,24 @@ impl Fleet {
         }
     }
 
-    async fn attempt<R: Send + 'static>(
-        &self,
+    async fn run<R: Send + 'static>(
+        self,
         connection: &Connection,
         satellites: &[u32],
         need: Need,
         work: Arc<impl Fn(&mut Txn<'_>, &SatelliteRow) -> Result<R, SpoolError> + Send + Sync + 'static>,
     ) -> Result<(Vec<R>, Changes), SpoolError> {
         let (rows, loaded) = self.read(connection, satellites, need).await?;
-        let (scratch, now) = (self.inner.scratch.clone(), self.inner.env.unix_nano());
+        let (scratch, now) = (self.0.inner.scratch.clone(), self.0.inner.env.unix_nano());
         let run = move || scratch.run(rows, loaded, now, |txn, satellite| work(txn, satellite));
-        let (out, mut changes) = self.inner.env.cpu(run).await?;
+        let (out, mut changes) = self.0.inner.env.cpu(run).await?;
         write(connection, &mut changes).await?;
         Ok((out, changes))
     }
 
     /// Begins, locks and reads.
     async fn read(
-        &self,
+        self,
         connection: &Connection,
         satellites: &[u32],
         need: Need,
@@ -369,7 +395,7 @@ impl Fleet {
         let mut rows = answer()?.iter().map(satellite_of).collect::<Result<Vec<_>, _>>()?;
         if rows.len() != satellites.len() {
             // Another database than before: numbers are looked up again.
-            self.known().clear();
+            self.0.known().clear();
             return Err(EngineError::Conflict("the satellites have other numbers now".to_owned()).into());
         }
         rows.sort_by_key(|row| row.number);

@@ -8,16 +8,19 @@ use std::time::Duration;
 use perigee_shared::link::ranges::RangeSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::super::bases;
 use super::super::error::SpoolError;
+use super::super::file::Txn;
 use super::super::intake;
 use super::super::tables::{PartialRecord, decode};
 use super::super::upkeep::{Status, say_full};
 use super::catalogue::PRUNE;
+use super::error::EngineError;
 use super::rows::{Cell, List, Of, sequence};
-use super::scratch::Changes;
+use super::scratch::{Changes, SatelliteRow};
 use super::session::Need;
 use super::sql::Query;
-use super::{Fleet, locked};
+use super::{BASES_NEEDED, Fleet, locked};
 
 /// How often it is looked what other stations have done.
 const LOOK: Duration = Duration::from_millis(500);
@@ -71,21 +74,25 @@ impl Life {
     }
 }
 
-impl Fleet {
+/// What watches over the engine: how full the spool is, whether it answers, and that this worker lives.
+#[derive(Clone, Copy)]
+pub(super) struct Watch<'a>(pub(super) &'a Fleet);
+
+impl Watch<'_> {
     /// See [`Life::is_steady`].
-    pub(super) fn is_steady(&self) -> bool {
-        locked(&self.inner.life).is_steady(Instant::now(), self.inner.lease)
+    pub(super) fn is_steady(self) -> bool {
+        locked(&self.0.inner.life).is_steady(Instant::now(), self.0.inner.lease)
     }
 
     /// Looks around until the store ends.
-    pub(super) async fn watch(&mut self) {
+    pub(super) async fn run(self) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beat = tokio::time::interval(self.inner.lease / 4);
+        let mut beat = tokio::time::interval(self.0.inner.lease / 4);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut prune = tokio::time::interval(PRUNE);
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let closing = self.inner.closing.clone();
+        let closing = self.0.inner.closing.clone();
         loop {
             let done = tokio::select! {
                 biased;
@@ -100,23 +107,24 @@ impl Fleet {
         }
     }
 
-    async fn prune(&self) -> Result<(), SpoolError> {
-        self.prune_catalogue().await?;
-        self.trim_kept().await
+    async fn prune(self) -> Result<(), SpoolError> {
+        self.0.upkeep().prune_catalogue().await?;
+        self.0.upkeep().trim_kept().await
     }
 
-    async fn look_and_hand_in(&self) -> Result<(), SpoolError> {
+    async fn look_and_hand_in(self) -> Result<(), SpoolError> {
         self.look_around().await?;
-        self.hand_in().await
+        self.0.intake().hand_in().await
     }
 
     /// Says that this worker lives. While there is something to export, exporters look again: a lane whose worker has died is heard
     /// of by nobody.
-    pub(super) async fn beat(&self) -> Result<(), SpoolError> {
-        let (owner, station) = (self.inner.owner, self.settings().station.clone());
-        let lease = self.inner.lease.as_millis() as f64;
+    pub(super) async fn beat(self) -> Result<(), SpoolError> {
+        let (owner, station) = (self.0.inner.owner, self.0.settings().station.clone());
+        let lease = self.0.inner.lease.as_millis() as f64;
         let begun = Instant::now();
         let waiting = self
+            .0
             .patiently(move |fleet| {
                 let station = station.clone();
                 async move {
@@ -126,35 +134,57 @@ impl Fleet {
                     let work = async {
                         connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
                         connection.client().execute(&forget, &[]).await?;
-                        fleet.say_links(&connection).await?;
+                        fleet.watch().say_links(&connection).await?;
                         connection.client().query_one(&waiting, &[]).await
                     };
                     Ok(fleet.watched(&connection, work).await??.try_get::<_, bool>(0)?)
                 }
             })
             .await?;
-        locked(&self.inner.life).said(begun, Instant::now(), self.inner.lease);
+        locked(&self.0.inner.life).said(begun, Instant::now(), self.0.inner.lease);
         if waiting {
-            self.wake();
+            self.0.wake();
         }
         Ok(())
     }
 
+    /// Refuses to join while the migration of a station's own file is not finished. This worker has registered before it asks: a
+    /// migration that begins now sees it.
+    pub(super) async fn check_migration(self) -> Result<(), SpoolError> {
+        const UNFINISHED: &str = "select exists(select from migration where done = 0)";
+        let unfinished = self
+            .0
+            .patiently(|fleet| async move {
+                let connection = fleet.connection().await?;
+                let asked = connection.client().query_one(UNFINISHED, &[]);
+                Ok(fleet.watched(&connection, asked).await??.try_get::<_, bool>(0)?)
+            })
+            .await?;
+        if !unfinished {
+            return Ok(());
+        }
+        self.leave().await?;
+        let cause = "a station's own file is being migrated into it and is not all there";
+        Err(EngineError::refused(cause, "run `ground-station spool migrate` again until it has finished")
+            .into())
+    }
+
     /// Gives every lane to whoever wants it.
-    pub(super) async fn leave(&self) -> Result<(), SpoolError> {
-        let connection = self.connection().await?;
-        let owner: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.inner.owner];
+    pub(super) async fn leave(self) -> Result<(), SpoolError> {
+        let connection = self.0.connection().await?;
+        let owner: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.0.inner.owner];
         let gone = connection.client().execute("delete from worker where owner = $1", &owner);
-        self.watched(&connection, gone).await??;
+        self.0.watched(&connection, gone).await??;
         Ok(())
     }
 
     /// Looks how full it is and whether others have committed something.
-    pub(super) async fn look_around(&self) -> Result<(), SpoolError> {
-        let settings = self.settings();
+    pub(super) async fn look_around(self) -> Result<(), SpoolError> {
+        let settings = self.0.settings();
         let (names, most): (Vec<String>, Vec<i64>) =
             settings.satellites.iter().map(|(name, most)| (name.clone(), *most as i64)).unzip();
         let (used, commits, full) = self
+            .0
             .patiently(move |fleet| {
                 let (names, most) = (names.clone(), most.clone());
                 async move {
@@ -186,16 +216,40 @@ impl Fleet {
                 status.version += 1;
             }
         });
-        if self.hear_of_exporters().await? {
-            self.settle_all().await?;
+        if self.0.outlet().hear_of_exporters().await? {
+            self.0.outlet().settle_all().await?;
         }
-        let limit = self.inner.bounds.limit();
+        let limit = self.0.inner.bounds.limit();
         if used >= limit { self.relieve().await } else { Ok(()) }
     }
 
+    /// Takes note of what a transaction has done.
+    pub(super) fn after(self, changes: &Changes) {
+        if !changes.entered.is_empty() {
+            let logs = changes.entered.iter().filter(|(_, logs)| *logs);
+            logs.for_each(|(entry, _)| self.0.inner.unread.push(*entry));
+            self.0.wake();
+        }
+        locked(&self.0.inner.freed).extend(&changes.left);
+        self.note_level(changes);
+        for satellite in &changes.satellites {
+            if bases::is_above_bound(&self.0.settings(), &satellite.name, satellite.tally.bases) {
+                let (fleet, number) = (self.0.clone(), satellite.number);
+                self.0.inner.running.spawn(async move {
+                    let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
+                    let trim =
+                        |txn: &mut Txn<'_>, row: &SatelliteRow| bases::trim_one(txn, row.number, &row.name);
+                    if let Err(error) = fleet.insist_on(number, need, trim).await {
+                        tracing::warn!(%error, "bases above their bound could not be deleted");
+                    }
+                });
+            }
+        }
+    }
+
     /// Takes note of what a transaction of this station has changed, until the next look around.
-    pub(super) fn note_level(&self, changes: &Changes) {
-        let settings = self.settings();
+    fn note_level(self, changes: &Changes) {
+        let settings = self.0.settings();
         let bounds = &settings.satellites;
         self.note_used(|status| {
             status.used = status.used.saturating_add_signed(changes.grown);
@@ -210,15 +264,15 @@ impl Fleet {
         });
     }
 
-    fn note_used(&self, change: impl FnOnce(&mut Status)) {
-        let (limit, max) = (self.inner.bounds.limit(), self.inner.bounds.max_bytes);
-        self.inner.status.send_if_modified(|status| {
+    fn note_used(self, change: impl FnOnce(&mut Status)) {
+        let (limit, max) = (self.0.inner.bounds.limit(), self.0.inner.bounds.max_bytes);
+        self.0.inner.status.send_if_modified(|status| {
             let before = status.clone();
             change(status);
             // Once full it stays so until a little has gone, so that it does not flutter.
             status.full = status.used >= if before.full { limit - limit / 16 } else { limit };
             if status.full && !before.full {
-                say_full(&self.inner.said, "the shared spool", status.used, max);
+                say_full(&self.0.inner.said, "the shared spool", status.used, max);
             }
             *status != before
         });
@@ -226,18 +280,18 @@ impl Fleet {
 
     /// Gives up partial segments when they fill the spool and there is nothing to export: nothing else would make room. Those of
     /// which least is held go, until half of the room is free; their bytes are sent again.
-    async fn relieve(&self) -> Result<(), SpoolError> {
-        let limit = self.inner.bounds.limit();
+    async fn relieve(self) -> Result<(), SpoolError> {
+        let limit = self.0.inner.bounds.limit();
         let least =
             move || Query { of: Of::Partial, text: ALONE, lists: vec![List::Numbers(vec![limit as i64])] };
         let mut partials = Vec::new();
-        for row in self.rows(least).await? {
+        for row in self.0.rows(least).await? {
             let (key, rest) = Of::Partial.read(&row)?;
             let held = RangeSet::from_wire(&decode::<PartialRecord>(rest[0].bytes())?.held).total();
             partials.push((held, key));
         }
         partials.sort_unstable();
-        let mut above = self.inner.status.borrow().used.saturating_sub(limit / 2);
+        let mut above = self.0.inner.status.borrow().used.saturating_sub(limit / 2);
         let (mut given_up, mut of) = (0u64, BTreeMap::<u32, Vec<_>>::new());
         for (held, key) in partials {
             if above == 0 {
@@ -256,10 +310,10 @@ impl Fleet {
             let need = move |_: &[u32]| {
                 Need::rows(named.iter().map(|(key, _)| Query::key(Of::Partial, key)).collect())
             };
-            let give_up = move |txn: &mut super::super::file::Txn<'_>, _: &_| {
+            let give_up = move |txn: &mut Txn<'_>, _: &_| {
                 partials.iter().try_for_each(|(_, at)| intake::delete_partial(txn, *at).map(drop))
             };
-            self.insist_on(satellite, need, give_up).await?;
+            self.0.insist_on(satellite, need, give_up).await?;
         }
         if given_up > 0 {
             tracing::error!(
@@ -267,14 +321,14 @@ impl Fleet {
                 partials = given_up,
                 "the shared spool was full of partial segments alone; some were given up and are sent again"
             );
-            self.inner.status.send_modify(|status| status.relieved += 1);
+            self.0.inner.status.send_modify(|status| status.relieved += 1);
         }
         Ok(())
     }
 
     /// The engine has answered.
-    pub(super) fn is_well(&self) {
-        self.inner.status.send_if_modified(|status| {
+    pub(super) fn is_well(self) {
+        self.0.inner.status.send_if_modified(|status| {
             let was = status.failing.take();
             if was.is_some() {
                 tracing::info!(event.name = "perigee.fleet.back", "the shared ledger answers again");
@@ -284,17 +338,17 @@ impl Fleet {
     }
 
     /// How often the engine was found unfit.
-    pub(super) fn refusals(&self) -> u64 {
-        self.inner.refusals.load(Ordering::Relaxed)
+    pub(super) fn refusals(self) -> u64 {
+        self.0.inner.refusals.load(Ordering::Relaxed)
     }
 
     /// The engine does not answer; why.
-    pub(super) fn is_failing(&self, error: &SpoolError) {
-        if matches!(error, SpoolError::Engine(super::EngineError::Refused { .. })) {
-            self.inner.refusals.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn is_failing(self, error: &SpoolError) {
+        if matches!(error, SpoolError::Engine(EngineError::Refused { .. })) {
+            self.0.inner.refusals.fetch_add(1, Ordering::Relaxed);
         }
         let text = error.to_string();
-        self.inner.status.send_if_modified(|status| {
+        self.0.inner.status.send_if_modified(|status| {
             if status.failing.as_ref() == Some(&text) {
                 return false;
             }
@@ -309,8 +363,8 @@ impl Fleet {
     }
 
     /// The engine takes its time.
-    pub(super) fn is_slow(&self, why: &str) {
-        self.is_failing(&super::EngineError::Away(why.to_owned()).into());
+    pub(super) fn is_slow(self, why: &str) {
+        self.is_failing(&EngineError::Away(why.to_owned()).into());
     }
 }
 
