@@ -47,6 +47,7 @@ mod models;
 mod order;
 mod pattern;
 mod points;
+mod positions;
 mod rows;
 mod schema;
 mod series;
@@ -73,6 +74,7 @@ pub(super) use self::unpack::{Cursor, Unpacked, learn};
 
 use self::build::Nothing;
 use self::entropy::{Bit, BitWriter, Coder, Part, RangeEncoder, Symbols};
+use self::positions::Positions;
 use self::schema::Message;
 use self::shred::Shredder;
 use self::state::{Context, N, State};
@@ -245,7 +247,7 @@ struct Writer {
     /// The entry that was last found to be unknown.
     pending: u64,
     /// The spans that may be referred to, and how many of all are among them.
-    spans: (FxHashMap<[u64; 3], u64>, usize),
+    spans: (Positions, usize),
 }
 
 impl Writer {
@@ -346,9 +348,9 @@ impl Coder for Writer {
     fn find_span(&mut self, all: &[[u64; 3]], span: [u64; 3]) -> Option<u64> {
         // Of several spans with one id any will do.
         let (numbers, known) = &mut self.spans;
-        numbers.extend(all.iter().copied().zip(0..).skip(*known));
+        (*known..all.len()).for_each(|n| numbers.insert(n as u32, |n| all[n as usize]));
         *known = all.len();
-        numbers.get(&span).copied()
+        numbers.find(&span, |n| all[n as usize]).map(u64::from)
     }
 
     #[inline(always)]

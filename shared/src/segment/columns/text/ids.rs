@@ -1,8 +1,7 @@
 //! Ids in text: those of the segment's spans are references; others are their bytes once, and then known.
 
-use rustc_hash::FxHashMap;
-
 use super::super::entropy::Coder;
+use super::super::positions::Positions;
 use super::predict::{Hit, Predictor, mix};
 use super::values::Place;
 
@@ -26,9 +25,9 @@ const SPAN: u64 = 5;
 /// What the encoder looks ids up in.
 #[derive(Debug, Clone, Default)]
 struct Lookup {
-    kept: FxHashMap<Id, u32>,
-    traces: FxHashMap<u128, u32>,
-    spans: FxHashMap<u64, u32>,
+    kept: Positions,
+    traces: Positions,
+    spans: Positions,
     /// How many of the segment's are in.
     known_traces: usize,
     known_spans: usize,
@@ -96,14 +95,18 @@ impl Ids {
 
     /// Brings the lookup to what is known.
     fn look(&mut self) {
-        let Lookup { kept, traces, spans, known_traces, known_spans } = &mut self.lookup;
+        let Self { kept, traces, spans, lookup, .. } = self;
         // A base that came from decoding has none yet.
-        if kept.is_empty() && !self.kept.is_empty() {
-            kept.extend(self.kept.iter().copied().zip(0..));
+        if lookup.kept.is_empty() {
+            (0..kept.len()).for_each(|n| lookup.kept.insert(n as u32, |n| kept[n as usize]));
         }
-        traces.extend(self.traces.iter().map(|t| t.0).zip(0..).skip(*known_traces));
-        spans.extend(self.spans.iter().copied().zip(0..).skip(*known_spans));
-        (*known_traces, *known_spans) = (self.traces.len(), self.spans.len());
+        for n in lookup.known_traces..traces.len() {
+            lookup.traces.insert(n as u32, |n| traces[n as usize].0);
+        }
+        for n in lookup.known_spans..spans.len() {
+            lookup.spans.insert(n as u32, |n| spans[n as usize]);
+        }
+        (lookup.known_traces, lookup.known_spans) = (traces.len(), spans.len());
     }
 
     #[inline(never)]
@@ -115,18 +118,18 @@ impl Ids {
             return (OWN_SPAN, 0);
         }
         self.look();
-        if let Some(n) = self.lookup.kept.get(&(id, digits)) {
-            return (KNOWN, u64::from(*n));
+        if let Some(n) = self.lookup.kept.find(&(id, digits), |n| self.kept[n as usize]) {
+            return (KNOWN, u64::from(n));
         }
         if digits == 32
-            && let Some(n) = self.lookup.traces.get(&id)
+            && let Some(n) = self.lookup.traces.find(&id, |n| self.traces[n as usize].0)
         {
-            return (TRACE, u64::from(*n));
+            return (TRACE, u64::from(n));
         }
         if digits == 16
-            && let Some(n) = self.lookup.spans.get(&(id as u64))
+            && let Some(n) = self.lookup.spans.find(&(id as u64), |n| self.spans[n as usize])
         {
-            return (SPAN, u64::from(*n));
+            return (SPAN, u64::from(n));
         }
         (NEW, 0)
     }
@@ -136,15 +139,15 @@ impl Ids {
         let at = (self.count % KEPT as u64) as usize;
         self.count += 1;
         if at < self.kept.len() {
-            if C::ENCODES && self.lookup.kept.get(&self.kept[at]) == Some(&(at as u32)) {
-                self.lookup.kept.remove(&self.kept[at]);
+            if C::ENCODES {
+                self.lookup.kept.remove(at as u32, |n| self.kept[n as usize]);
             }
             self.kept[at] = id;
         } else {
             self.kept.push(id);
         }
         if C::ENCODES {
-            self.lookup.kept.insert(id, at as u32);
+            self.lookup.kept.insert(at as u32, |n| self.kept[n as usize]);
         }
         at as u32
     }
