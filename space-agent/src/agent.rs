@@ -17,6 +17,7 @@ use perigee_shared::link::tls::TlsError;
 use perigee_shared::segment::Delivery;
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::store::StoreError;
 use perigee_shared::supervise::Supervisor;
 use perigee_shared::telemetry::{Captured, LOG_LEVEL, Logs};
 use tokio::sync::watch;
@@ -482,7 +483,7 @@ impl Agent {
             () = serve_intake(intake) => None,
         };
 
-        tracing::info!("stopping: what was accepted is committed");
+        tracing::info!("stopping: what was accepted is being committed");
         for (tasks, token) in [(mouth, Some(&quiet)), (front, None), (back, Some(&stop))] {
             if let Some(token) = token {
                 token.cancel();
@@ -497,7 +498,10 @@ impl Agent {
         }
         if let Some(wal) = wal.into_inner() {
             let directory = config.storage.directory.display().to_string();
-            wal.close().map_err(|source| AgentError::Wal { directory, source })?;
+            wal.close().map_err(|source| match source {
+                WalError::Store(StoreError::GivenUp(why)) => AgentError::StoreLost(why),
+                source => AgentError::Wal { directory, source },
+            })?;
         }
         Ok(())
     }

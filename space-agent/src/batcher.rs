@@ -171,7 +171,11 @@ impl Batcher {
                         () = shutdown.cancelled() => return,
                         changed = self.progress.changed() => if changed.is_err() { return },
                         changed = unasked.changed() => match changed {
-                            Ok(()) => self.count().await,
+                            Ok(()) => {
+                                self.count().await;
+                                // There may be segments too that nobody has asked for.
+                                self.sealed.send_modify(|n| *n += 1);
+                            }
                             Err(_) => return,
                         },
                         changed = self.wanted.changed() => if changed.is_err() { return },

@@ -191,7 +191,9 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<
         gaps::take_again(txn, satellite, epoch.epoch, &on_board)?;
         epochs.push(resume_epoch(txn, satellite, epoch, (drops, highest), &mut room)?);
     }
-    gaps::close_forgotten(txn, (id, satellite), &hello.epochs)?;
+    if !hello.epochs.last().is_some_and(|epoch| epoch.in_memory) {
+        gaps::close_forgotten(txn, (id, satellite), &hello.epochs)?;
+    }
     bases::forget_passed(txn, satellite)?;
     let start_counter = highest_counter(txn, satellite)?;
     Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs, handover_twice, contradicted })

@@ -489,8 +489,8 @@ impl Driver<'_> {
                     }
                 };
                 let found = self.shipper.wal.call(find).await??;
-                // The log was put in order meanwhile: its new epoch is the next Hello's.
-                self.again |= found.headers.iter().any(|(header, _)| header.id.epoch != self.epoch);
+                // The log was put in order meanwhile, or is another one: its epoch is the next Hello's, and sequences begin anew.
+                self.again |= found.epoch != self.epoch;
                 return Ok(Some(Event::Fetched { lane, found }));
             }
             Action::Write { header, ranges, first, late } => {
@@ -508,10 +508,13 @@ impl Driver<'_> {
                 let stations = self.shipper.stations();
                 let stations: Vec<String> =
                     stations.iter().map(|(id, at)| at.server_name(id).to_owned()).collect();
-                self.shipper
-                    .wal
-                    .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack, highest))
-                    .await??;
+                let epoch = ack.epoch;
+                let acknowledged =
+                    move |wal: &mut Wal| wal.epochs().drops_acknowledged(&station, &stations, &ack, highest);
+                let drops = self.shipper.wal.call(acknowledged).await??;
+                if !drops.is_empty() {
+                    return Ok(Some(Event::Dropped { epoch, drops }));
+                }
             }
             Action::Verify(id) => {
                 let whole = self.shipper.wal.call(move |wal| wal.custody().verify(id)).await??;

@@ -414,7 +414,7 @@ impl Session {
     }
 
     fn on_fetched(&mut self, lane: Lane, found: ToShip) {
-        let ToShip { mut headers, looked, more, elsewhere } = found;
+        let ToShip { mut headers, looked, more, elsewhere, .. } = found;
         headers.retain(|(h, _)| !self.unacknowledged.contains_key(&h.id));
         self.queues.fetched(lane, &looked, more, elsewhere);
         for (header, fresh) in headers {

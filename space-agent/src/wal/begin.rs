@@ -73,7 +73,7 @@ pub(super) fn create(
     if mirror.is_none() && there_was_one(env, config, before) {
         report_unknown(&txn, life.epoch, now, &mut tally)?;
     }
-    tally.told = Some(drops::told(&txn, &tally)?);
+    drops::note_told(&txn, &mut tally)?;
     tally.store(&txn)?;
     set_clock_floor(&txn, mirror.as_ref())?;
     set_numbers(&txn, &[(META_FORMAT, FIRST_FORMAT)])?;
@@ -150,6 +150,7 @@ fn take_over(
     let missing = tally.missing(state.in_segments + state.in_journal());
     let txn = db.begin_write()?;
     if found.lost_drops {
+        tally.unsure |= mirror.is_some_and(Mirror::is_unsure);
         drops::record_again(&txn, &mut tally, found.life.epoch, env.unix_nano())?;
     }
     let unknown = taken.lost_groups > 0 || found.counts_are_old;

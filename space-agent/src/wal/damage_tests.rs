@@ -649,6 +649,13 @@ fn find_leaf(content: &[u8]) -> usize {
     content.chunks_exact(4096).position(|page| is_it(&page)).unwrap() * 4096
 }
 
+/// The epoch that a link is told which has `taken` segments under way, and how many more it gets.
+fn to_ship(wal: &mut Wal, taken: std::ops::Range<u64>) -> (u64, usize) {
+    let taken = [taken].into_iter().collect();
+    let found = wal.queues().to_ship(LINK, Slot::FIRST, Lane::BULK, &taken, 9).unwrap();
+    (found.epoch, found.headers.len())
+}
+
 #[test]
 fn with_its_store_gone_for_good_a_log_runs_on_in_memory_if_that_is_allowed_and_returns() {
     let mut bench = Bench::new();
@@ -672,7 +679,11 @@ fn with_its_store_gone_for_good_a_log_runs_on_in_memory_if_that_is_allowed_and_r
     }
     let there = wal.summary().in_memory;
     assert_eq!((there.now, there.accepted), (true, first + logs(6)));
-    assert!(wal.summary().life.start_counter > before.life.start_counter);
+    let memory = wal.summary().life;
+    assert!(memory.start_counter > before.life.start_counter);
+    let told = wal.epochs().hello("").unwrap();
+    assert!(told.last().is_some_and(|own| own.in_memory && !own.closed), "what it does not name is not lost");
+    assert_eq!(to_ship(&mut wal, 0..9), (memory.epoch, 0), "a link is told that sequences begin anew");
     assert_adds_up(&wal);
     bench.disk.set_full(false);
     for _ in 0..200 {
@@ -684,10 +695,36 @@ fn with_its_store_gone_for_good_a_log_runs_on_in_memory_if_that_is_allowed_and_r
     let back = wal.summary().in_memory;
     assert_eq!((back.now, back.accepted, back.stored), (false, there.accepted, there.accepted));
     assert_eq!(deliverable(&mut wal), logs(5) + there.accepted, "nothing was lost");
-    assert_ne!(wal.summary().life.epoch, before.life.epoch, "a new epoch");
+    let life = wal.summary().life;
+    assert_ne!(life.epoch, before.life.epoch, "a new epoch");
+    assert_eq!(to_ship(&mut wal, 0..9), (life.epoch, 0));
+    let told = wal.epochs().hello("").unwrap();
+    let closed: Vec<u64> = told.iter().filter(|e| e.closed && !e.in_memory).map(|e| e.epoch).collect();
+    assert!([before.life.epoch, memory.epoch].iter().all(|epoch| closed.contains(epoch)), "none is lost");
+    assert!(told.last().is_some_and(|own| !own.in_memory));
     assert_adds_up(&wal);
     drop(wal);
     assert_eq!(bench.open().summary().accepted, logs(5) + there.accepted);
+}
+
+#[test]
+fn what_is_in_memory_when_the_agent_ends_goes_into_the_store_if_that_is_back_and_else_it_is_said_to_be_lost()
+{
+    for is_back in [true, false] {
+        let mut bench = Bench::new();
+        bench.disk.set_full(true);
+        bench.config.volatile = Volatile::Accept;
+        let mut wal = bench.open();
+        wal.journal().append(&[request(1, 5, 100)]).unwrap();
+        bench.disk.set_full(!is_back);
+        let ended = wal.close().map_err(|e| e.to_string());
+        bench.disk.set_full(false);
+        assert_eq!(bench.open().summary().accepted, if is_back { logs(5) } else { Counts::ZERO });
+        assert_eq!(ended.is_ok(), is_back);
+        assert!(
+            ended.err().is_none_or(|why| why.contains("5 items that were accepted into memory are lost"))
+        );
+    }
 }
 
 #[test]

@@ -76,6 +76,7 @@ pub(super) fn append(
     known: &[String],
 ) -> Result<(), StoreError> {
     insert(txn, epoch, &link::Drop { id: tally.next_drop, ..drop }, known)?;
+    tally.unsure |= drop.counts_unknown && known.is_empty();
     tally.next_drop += 1;
     tally.drops += 1;
     Ok(())
@@ -86,6 +87,8 @@ pub(super) struct Heard {
     /// The stations that have it in their ledgers.
     pub(super) known: Vec<String>,
     pub(super) drop: link::Drop,
+    /// The station has forgotten it.
+    pub(super) again: bool,
     /// Items of it that count as delivered from now on.
     pub(super) delivered: Counts,
 }
@@ -106,13 +109,14 @@ pub(super) fn heard(
     let key = |id| DropKey { epoch: ack.epoch, id };
     for row in table.range(key(first)..=key(u64::MAX))? {
         let (mut known, mut drop) = read(row?.1.value())?;
-        let stations = known.len();
+        let (stations, mut again) = (known.len(), false);
         if ids.contains(&drop.id) {
             if !known.iter().any(|k| k == station) {
                 known.push(station.to_owned());
             }
         } else if highest.is_some_and(|highest| drop.id > highest) {
             known.retain(|k| k != station);
+            again = stations != known.len();
         }
         let before = Counts::from(drop.overridden.unwrap_or_default());
         let items = Counts::from(drop.items.unwrap_or_default());
@@ -126,7 +130,7 @@ pub(super) fn heard(
         }
         if stations != known.len() || delivered.total() > 0 {
             drop.overridden = (now.total() > 0).then(|| now.into());
-            out.push(Heard { known, drop, delivered });
+            out.push(Heard { known, drop, again, delivered });
         }
     }
     Ok(out)
@@ -188,7 +192,7 @@ pub(super) fn tell_again(
         append(txn, tally, epoch, drop, &others)?;
     }
     tally.last_drop_unsent = false;
-    tally.told = Some(told(txn, tally)?);
+    note_told(txn, tally)?;
     tally.store(txn)
 }
 
@@ -197,8 +201,26 @@ pub(super) fn left(drop: &link::Drop) -> Counts {
     Counts::from(drop.items.unwrap_or_default()).saturating_sub(drop.overridden.unwrap_or_default().into())
 }
 
+/// Whether there is one with an unknown number of items that no station has acknowledged.
+pub(super) fn are_unsure(drops: &impl ReadableTable<DropKey, &'static [u8]>) -> Result<bool, StoreError> {
+    for row in drops.iter()? {
+        let (known, drop) = read(row?.1.value())?;
+        if known.is_empty() && drop.counts_unknown {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Notes which drops a station has heard of.
+pub(super) fn note_told(txn: &WriteTransaction, tally: &mut Tally) -> Result<(), StoreError> {
+    tally.unsure = are_unsure(&txn.open_table(DROPS)?)?;
+    tally.told = Some(told(txn, tally)?);
+    Ok(())
+}
+
 /// Of what was dropped, what no record has that no station has acknowledged: a station has heard of it.
-pub(super) fn told(txn: &WriteTransaction, tally: &Tally) -> Result<BTreeMap<i32, Counts>, StoreError> {
+fn told(txn: &WriteTransaction, tally: &Tally) -> Result<BTreeMap<i32, Counts>, StoreError> {
     let mut told = tally.dropped.clone();
     for row in txn.open_table(DROPS)?.iter()? {
         let (known, drop) = read(row?.1.value())?;
@@ -219,6 +241,10 @@ pub(super) fn record_again(
     epoch: u64,
     now: u64,
 ) -> Result<(), StoreError> {
+    if tally.unsure && !are_unsure(&txn.open_table(DROPS)?)? {
+        let none = of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
+        append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])?;
+    }
     let Some(before) = tally.told.clone() else { return Ok(()) };
     for (reason, items) in told(txn, tally)? {
         let lost = items.saturating_sub(before.get(&reason).copied().unwrap_or_default());

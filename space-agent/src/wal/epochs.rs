@@ -157,7 +157,9 @@ impl Epochs<'_> {
     pub fn hello(&mut self, station: &str) -> Result<Vec<link::Epoch>, WalError> {
         self.close_reported_drops()?;
         self.0.bases().forget()?;
-        self.0.read(|txn, state| Ok(hello(txn, state, station)?))
+        let mut told = self.0.read(|txn, state| Ok(hello(txn, state, station)?))?;
+        told.iter_mut().last().into_iter().for_each(|own| own.in_memory = self.0.away.is_some());
+        Ok(told)
     }
 
     /// The id that the next drop of this epoch gets.
@@ -395,7 +397,7 @@ impl Epochs<'_> {
     }
 
     /// Notes that `station` has these drops in its ledger, and what it had committed of them: that is delivered. `highest`: the highest
-    /// id that it has of this epoch; what is above it is told again. Drops that every one of `stations` has are forgotten, but for
+    /// id that it has of this epoch; what it had above it is returned, to be told again. Drops that every one of `stations` has are forgotten, but for
     /// the latest.
     pub fn drops_acknowledged(
         &mut self,
@@ -403,24 +405,25 @@ impl Epochs<'_> {
         stations: &[String],
         ack: &link::DropsAck,
         highest: Option<u64>,
-    ) -> Result<(), WalError> {
+    ) -> Result<Vec<link::Drop>, WalError> {
         let changes = self.0.read(|txn, _| Ok::<_, WalError>(drops::heard(txn, station, ack, highest)?))?;
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
-            for Heard { known, drop, delivered } in &changes {
+            for Heard { known, drop, delivered, .. } in &changes {
                 drops::insert(txn, ack.epoch, drop, known)?;
                 tally.undo_drop(drop.reason, *delivered);
             }
-            tally.told = Some(drops::told(txn, &tally)?);
+            drops::note_told(txn, &mut tally)?;
             drops::forget(txn, &mut tally, stations)?;
             tally.store(txn)?;
             Ok(((), vec![Edit::Tally(tally)]))
         })?;
         self.0.mirror().write();
-        Ok(())
+        let again = changes.into_iter().filter(|heard| heard.again).map(|heard| heard.drop);
+        Ok(again.take(DROPS_A_HELLO).collect())
     }
 
     /// Begins a new epoch: what is on board goes into it under the same sequences, and the old one is closed.
@@ -509,7 +512,8 @@ pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) 
         ],
     )?;
     let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
-    let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
+    let closed =
+        link::Epoch { drops: Vec::new(), closed: true, in_memory: false, lanes: lanes.collect(), ..old };
     let mut epochs = txn.open_table(EPOCHS)?;
     epochs.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
     forget_epochs(&mut epochs, &txn.open_table(DROPS)?)?;

@@ -78,10 +78,10 @@ fn path(config: &WalConfig) -> PathBuf {
     config.directory.join("journal.front")
 }
 
-/// A frame's header in `page`: epoch, number and length.
+/// A frame's header in `page`: epoch, number and length. A mark that is damaged hides nothing: the checksum is of the right one.
 fn header(page: &[u8]) -> Option<(u64, u64, usize)> {
     let (head, sum) = page.get(..HEADER)?.split_at(HEADER - 8);
-    if head[..8] != MARK || first_bytes(blake3::hash(head)) != sum {
+    if first_bytes(blake3::hash(&[&MARK, &head[8..]].concat())) != sum {
         return None;
     }
     let number = |at: usize| head[at..at + 8].try_into().map(u64::from_le_bytes).ok();
@@ -95,14 +95,20 @@ const fn next_page(at: usize) -> usize {
 
 fn parse(bytes: &[u8], epoch: u64) -> Found {
     let mut found = Found::default();
-    let mut last = 0;
-    for at in (0..bytes.len()).step_by(PAGE) {
-        let Some((of, number, length)) = header(&bytes[at..]) else { continue };
+    let (mut last, mut numbers, mut pages) = (0, BTreeSet::new(), Pages::default());
+    for (at, page) in (0..).step_by(PAGE).zip(bytes.chunks(PAGE)) {
+        let Some((of, number, length)) = header(page) else {
+            found.incomplete |= pages.are_undone(at, page);
+            continue;
+        };
+        let end = at + HEADER + length.min(LENGTH);
+        pages = Pages { end, was_new: false };
         if of != epoch {
             found.others.insert(of);
             continue;
         }
-        let end = at + HEADER + length.min(LENGTH);
+        // One of them has taken another's place.
+        found.incomplete |= !numbers.insert(number);
         if number >= last {
             (last, found.end) = (number, end);
         }
@@ -112,8 +118,27 @@ fn parse(bytes: &[u8], epoch: u64) -> Found {
         }
     }
     found.torn.retain(|number| !found.groups.contains_key(number));
-    found.incomplete = bytes.get(next_page(found.end)..).is_some_and(was_overwritten);
+    found.incomplete |= bytes.get(next_page(found.end)..).is_some_and(was_overwritten);
     found
+}
+
+/// Pages in which no frame begins.
+#[derive(Default)]
+struct Pages {
+    /// Where the last frame before them ends.
+    end: usize,
+    /// The one before is as it was when the file was made.
+    was_new: bool,
+}
+
+impl Pages {
+    /// Whether the page at `at` shows that one has the content from before it was written. Pages are written one behind the other, and what
+    /// is left of an earlier frame lies behind a later one.
+    fn are_undone(&mut self, at: usize, page: &[u8]) -> bool {
+        let is_new = page.iter().all(|byte| *byte == FILL);
+        let was_new = std::mem::replace(&mut self.was_new, is_new && at >= self.end);
+        at >= self.end && !is_new && (was_new || page.starts_with(&[FILL; HEADER]))
+    }
 }
 
 /// Whether the page behind the latest frame, which begins another frame or was never written, does neither.

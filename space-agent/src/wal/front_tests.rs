@@ -129,6 +129,34 @@ fn latest_pages_that_were_overwritten_are_told_once_as_unknown() {
     }
 }
 
+/// Whether something of five commits is told as unknown once the front's file was changed, and what is on board then.
+fn told_after(change: impl FnOnce(&mut Vec<u8>)) -> (bool, Counts) {
+    let (bench, mut wal) = begun();
+    append(&mut wal, 1..5);
+    // Of three pages.
+    wal.journal().append(&[request(5, 5, 9_000)]).unwrap();
+    drop(wal);
+    bench.disk.damage(&file(&bench), change);
+    let mut wal = bench.open();
+    (told(&mut wal).1, wal.summary().in_journal)
+}
+
+#[test]
+fn a_frame_whose_mark_is_damaged_is_taken() {
+    for at in 0..8 {
+        assert_eq!(told_after(|content| content[4 * PAGE + at] ^= 1), (false, logs(25)));
+    }
+}
+
+#[test]
+fn a_latest_frame_that_is_undone_in_part_or_that_another_has_replaced_is_told_as_unknown() {
+    let new = 0xa5;
+    assert_eq!(told_after(|content| content[4 * PAGE..5 * PAGE].fill(new)), (true, logs(20)));
+    assert_eq!(told_after(|content| content[4 * PAGE..][..512].fill(new)), (true, logs(20)));
+    assert_eq!(told_after(|content| content.copy_within(2 * PAGE..3 * PAGE, 4 * PAGE)), (true, logs(20)));
+    assert_eq!(told_after(|_| ()), (false, logs(25)));
+}
+
 #[test]
 fn a_front_that_is_gone_or_cut_is_told_once_as_unknown() {
     for left in [None, Some(0), Some(2 * PAGE + 100)] {

@@ -35,7 +35,7 @@ pub struct LaneSummary {
 }
 
 /// Segments that a consumer may be sent next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToShip {
     /// In the lane's order; the second says that it was never on a wire.
     pub headers: Vec<(Header, bool)>,
@@ -45,6 +45,8 @@ pub struct ToShip {
     pub more: bool,
     /// There are others that are on their way in another slot.
     pub elsewhere: bool,
+    /// The log's epoch.
+    pub epoch: u64,
 }
 
 /// Segments that a consumer may be sent though there is little time for them.
@@ -150,8 +152,7 @@ impl Queues<'_> {
             smaller.is_some_and(|s| header.payload_len > s.bytes && !s.parts.contains(header.id.sequence))
         };
         let mut out = self.0.read(|txn, state| {
-            let mut out =
-                ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false, elsewhere: false };
+            let mut out = ToShip { epoch: state.life.epoch, ..ToShip::default() };
             let Some(of) = state.lanes.get(&lane) else { return Ok(out) };
             let free: Vec<Range<u64>> = of.on_board.iter().flat_map(|r| taken.missing(r)).collect();
             let segments = txn.open_table(SEGMENTS)?;

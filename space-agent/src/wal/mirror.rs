@@ -82,6 +82,9 @@ pub(super) struct Mirror {
     /// Nothing was accepted or delivered after this was written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     last_word: bool,
+    /// Something else is missing of which nobody knows how much, and no station has heard of that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsure: bool,
     /// Earlier epochs whose sequences go on in this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     continues: Vec<u64>,
@@ -111,6 +114,7 @@ impl Mirror {
             satellite: config.satellite.clone(),
             held: Some(with_segments.map(|(lane, l)| held(*lane, l)).collect()),
             last_word,
+            unsure: state.tally.unsure,
             continues: state.continues.clone(),
         }
     }
@@ -130,8 +134,13 @@ impl Mirror {
             dropped: by_reason(&self.dropped, counts),
             next_drop: self.next_drop,
             told: self.told.as_ref().map(|told| by_reason(told, counts)),
+            unsure: self.unsure,
             ..Tally::default()
         }
+    }
+
+    pub(super) const fn is_unsure(&self) -> bool {
+        self.unsure
     }
 
     /// How a log with this life and these next sequences stands to the one that this was written of. `names` says whether the log

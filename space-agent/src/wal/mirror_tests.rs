@@ -57,6 +57,33 @@ fn drops(wal: &mut Wal) -> Vec<link::Drop> {
     wal.epochs().hello("a").unwrap().into_iter().flat_map(|epoch| epoch.drops).collect()
 }
 
+#[test]
+fn what_nobody_knows_of_an_earlier_life_is_told_though_the_log_is_lost_again_after_an_orderly_stop() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    append(&mut wal, 0..3);
+    drop(wal);
+    for times in 1..4 {
+        bench.disk.delete(&bench.file());
+        bench.disk.delete(&beside(&bench, "journal.front"));
+        let mut wal = bench.open();
+        assert_eq!(told(&mut wal).1, times < 3, "a station heard of it the second time");
+        append(&mut wal, 3..4);
+        deliver_next(&mut wal);
+        if times == 2 {
+            let of = |epoch: link::Epoch| link::DropsAck {
+                epoch: epoch.epoch,
+                ids: epoch.drops.iter().map(|drop| drop.id).collect(),
+                ..Default::default()
+            };
+            for ack in wal.epochs().hello("a").unwrap().into_iter().map(of) {
+                wal.epochs().drops_acknowledged("a", &["a".to_owned()], &ack, None).unwrap();
+            }
+        }
+        wal.close().unwrap();
+    }
+}
+
 /// Counts the lines of the log that contain a text.
 struct Lines(&'static str, Arc<AtomicUsize>);
 

@@ -596,6 +596,7 @@ impl Wal {
 
     /// Closes the file in order, so that the next start need not repair it.
     pub fn close(mut self) -> Result<(), WalError> {
+        volatile::end(&mut self)?;
         self.journal().settle_front()?;
         self.mirror().write_last();
         Ok(self.log.close()?)

@@ -64,7 +64,7 @@ pub(super) fn put_right(
     let txn = db.begin_write()?;
     drops::record_again(&txn, &mut tally, mirror.life().epoch, now)?;
     begin::record_closing(&txn, mirror, Some(&state), missing, &mut tally, now)?;
-    tally.told = Some(drops::told(&txn, &tally)?);
+    drops::note_told(&txn, &mut tally)?;
     tally.store(&txn)?;
     begin::set_clock_floor(&txn, Some(mirror))?;
     let mut closed = link::Epoch { continued: true, ..begin::epoch(mirror.life(), &next) };

@@ -7,6 +7,7 @@ use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
+use super::drops;
 use super::tables::*;
 
 /// The counts and the numbers of drops. A transaction changes a copy, stores it, and hands it to the state.
@@ -23,6 +24,8 @@ pub(super) struct Tally {
     /// Of what was dropped, what a station had acknowledged at the last acknowledgement, as far as there was one. Earlier software noted
     /// nothing: `None`.
     pub(super) told: Option<BTreeMap<i32, Counts>>,
+    /// A drop is recorded that has an unknown number of items, and no station has acknowledged it.
+    pub(super) unsure: bool,
     /// Drops that are recorded.
     pub(super) drops: u64,
     /// The last drop was of segments that were never on a wire: another of them may join it.
@@ -55,6 +58,7 @@ impl Tally {
             next_drop: number(META_NEXT_DROP)?,
             drops_reported: number(META_REPORTED)?,
             told: meta.get(META_TOLD)?.map(|v| told_from(v.value())),
+            unsure: drops::are_unsure(&txn.open_table(DROPS)?)?,
             drops: txn.open_table(DROPS)?.len()?,
             ..Self::default()
         };

@@ -288,7 +288,8 @@ fn a_drop_is_repeated_to_each_station_until_it_knows_it_and_again_when_it_has_fo
     wal.epochs().drops_acknowledged("b", &stations, &ack, Some(id)).unwrap();
     assert!(drops(&mut wal, "b").is_empty());
     let nothing = link::DropsAck { ids: vec![], ..ack.clone() };
-    wal.epochs().drops_acknowledged("a", &stations, &nothing, Some(id - 1)).unwrap();
+    let again = wal.epochs().drops_acknowledged("a", &stations, &nothing, Some(id - 1)).unwrap();
+    assert_eq!(again, known, "at once");
     assert_eq!(drops(&mut wal, "a"), known, "its ledger is an older one");
     assert!(drops(&mut wal, "b").is_empty());
 }

@@ -5,16 +5,18 @@
 
 use std::sync::Arc;
 
+use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
 use perigee_shared::segment::Decoder;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::{Database, Done, Memory, StoreError};
+use prost::Message;
 use serde::Deserialize;
 
 use super::group::{self, Accepted};
 use super::state::{Edit, State};
-use super::tables::{CONSUMERS, JOURNAL};
-use super::{Notes, Wal, WalConfig, WalError};
+use super::tables::{CONSUMERS, EPOCHS, JOURNAL};
+use super::{Notes, Wal, WalConfig, WalError, drops};
 
 /// How long a store fails before it is taken for gone, in ns.
 const GONE_AFTER: u64 = 60_000_000_000;
@@ -133,13 +135,14 @@ pub(super) fn try_to_return(wal: &mut Wal) -> Result<(), WalError> {
         );
         return Ok(());
     }
-    let left = left_in_memory(wal)?;
+    let (told, left) = (wal.epochs().hello("")?, left_in_memory(wal)?);
     wal.in_memory.accepted += wal.state().tally.accepted;
     wal.log = store;
     (wal.away, wal.failing_since) = (None, None);
     (wal.opening, wal.notes) = (0, Notes::default());
     wal.ready()?;
     wal.epochs().begin("the store is back")?;
+    close(wal, told)?;
     for part in left.chunks(TOGETHER) {
         wal.journal().append(part)?;
         let items: Counts = part.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
@@ -148,6 +151,45 @@ pub(super) fn try_to_return(wal: &mut Wal) -> Result<(), WalError> {
     wal.unasked.send_replace(());
     tracing::warn!(event.name = "perigee.wal.returned", "the store is back; what was in memory is in it now");
     Ok(())
+}
+
+/// Goes on telling of the epochs of a log that was in memory, and of what it dropped: that is delivered or in the store now.
+fn close(wal: &mut Wal, told: Vec<link::Epoch>) -> Result<(), WalError> {
+    wal.write(|txn, state| {
+        let mut tally = state.tally.clone();
+        for mut epoch in told {
+            for drop in std::mem::take(&mut epoch.drops) {
+                drops::insert(txn, epoch.epoch, &drop, &[])?;
+                let (reason, items) =
+                    (DropReason::try_from(drop.reason).unwrap_or_default(), drops::left(&drop));
+                tally.accepted += items;
+                tally.drop(reason, items);
+                tally.drops += 1;
+            }
+            epoch.lanes.iter_mut().for_each(|lane| lane.on_board.clear());
+            let closed = link::Epoch { closed: true, in_memory: false, ..epoch };
+            txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
+        }
+        tally.store(txn)?;
+        Ok(((), vec![Edit::Tally(tally)]))
+    })
+}
+
+/// The process ends: the store is tried once more, and what stays in memory is lost.
+pub(super) fn end(wal: &mut Wal) -> Result<(), WalError> {
+    wal.away.iter_mut().for_each(|away| away.next_try = 0);
+    try_to_return(wal)?;
+    let summary = wal.summary();
+    let left = (summary.in_segments + summary.in_journal).total();
+    match &wal.away {
+        Some(Away { why, .. }) if left > 0 => {
+            let lost = format!(
+                "{left} items that were accepted into memory are lost, since the store is still gone: {why}"
+            );
+            Err(StoreError::GivenUp(lost).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What was accepted without a store.

@@ -54,7 +54,7 @@ fn session() -> Session {
 
 fn fetched(headers: Vec<(Header, bool)>) -> Event {
     let looked = headers.iter().map(|(h, _)| h.id.sequence..h.id.sequence + 1).collect();
-    Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: false, elsewhere: false } }
+    Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, ..ToShip::default() } }
 }
 
 fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
@@ -310,7 +310,7 @@ fn a_part_of_the_budget_is_kept_for_what_is_urgent() {
     let mut alarm = header(1);
     alarm.id.lane = Lane(1);
     let headers = vec![(alarm.clone(), true)];
-    let found = ToShip { headers, looked: RangeSet::default(), more: false, elsewhere: false };
+    let found = ToShip { headers, ..ToShip::default() };
     let begun = written(&s.on_event(Event::Fetched { lane: Lane(1), found }));
     assert_eq!((begun[0].0, begun[0].1.first()), (alarm.id.sequence, Some(&(0..200))));
 }
@@ -460,7 +460,10 @@ fn a_smaller_segment_is_looked_for_in_the_log_before_a_large_one_is_begun() {
     let found = |headers: Vec<Header>| {
         let looked = headers.iter().map(|h| h.id.sequence..h.id.sequence + 1).collect();
         let headers = headers.into_iter().map(|h| (h, true)).collect();
-        Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: true, elsewhere: false } }
+        Event::Fetched {
+            lane: Lane::BULK,
+            found: ToShip { headers, looked, more: true, ..ToShip::default() },
+        }
     };
     let mut s = session();
     s.set_room(Some(10_000));
