@@ -18,6 +18,7 @@ use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
 use perigee_shared::serve::termination;
 use perigee_shared::service::{Manager, Told};
+use perigee_shared::store::StoreError;
 use perigee_shared::supervise;
 use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::ground::{Ended, Ground, Part, StartError};
 use crate::link::Reload;
+use crate::spool::SpoolError;
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 64;
@@ -100,7 +102,12 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
             eprintln!("ground-station: {}", said(&error));
             let wrong =
                 error.is::<ConfigError>() || error.downcast_ref().is_some_and(StartError::is_configuration);
-            let failed = |e: &StartError| matches!(e, StartError::Spool(spool) if spool.is_retryable());
+            let failed = |e: &StartError| match e {
+                // A disk that is full has not failed.
+                StartError::Spool(SpoolError::Store(StoreError::Full)) => false,
+                StartError::Spool(spool) => spool.is_retryable(),
+                _ => false,
+            };
             let ended = error.downcast_ref();
             let disk = matches!(ended, Some(Ended::SpoolGone(_))) || error.downcast_ref().is_some_and(failed);
             ExitCode::from(if wrong {

@@ -332,10 +332,11 @@ fn what_a_segment_was_made_of_is_told() {
 }
 
 #[test]
-fn an_epoch_tells_that_a_ground_contradicted_it() {
-    let epoch =
+fn an_epoch_tells_that_a_ground_contradicted_it_and_that_it_is_in_memory() {
+    let closed =
         Epoch { epoch: EPOCH, closed: true, continued: true, contradicted: true, ..Default::default() };
-    let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
+    let epochs = vec![closed, Epoch { epoch: EPOCH, in_memory: true, ..Default::default() }];
+    let hello = Hello { satellite: "sat-1".to_owned(), epochs, ..Default::default() };
     assert_pinned("hello-contradicted", &agent(agent_message::Body::Hello(hello)));
 }
 
