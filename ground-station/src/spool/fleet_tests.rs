@@ -606,21 +606,44 @@ async fn a_server_in_read_only_mode_is_waited_for_and_said() {
     store.close().await;
 }
 
+/// Somebody whose transaction has done `what`.
+async fn holds(server: &Postgres, database: &Database, what: &str) -> tokio_postgres::Client {
+    let (port, user, name) = (server.port(), server.user(), &database.fleet.database);
+    let at = format!("host=127.0.0.1 port={port} user={user} dbname={name}");
+    let (holder, connection) = tokio_postgres::connect(&at, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute(&format!("begin; {what}")).await.unwrap();
+    holder
+}
+
+/// Its server may lead no more, and another worker have its lanes: what it has not sent yet it does not send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_could_not_say_that_it_lives_sends_nothing_before_it_has_its_lane_anew() {
+    let Some(server) = ::fleet::shared() else { return };
+    let database = Database::on(server);
+    let store = database.station("svalbard").await;
+    for sequence in 1..=2 {
+        commit(&store, "sat-1", sequence).await;
+    }
+    let first = next(&store).await.unwrap();
+    store.outlet().progress("a".into(), done(first.place)).await.unwrap();
+    // All can be read, and only what says that it lives waits.
+    let holder = holds(server, &database, "lock table worker in exclusive mode").await;
+    fails(&store, "holds a lock").await;
+    let silent = tokio::time::timeout(database.fleet.lease, next(&store)).await;
+    assert!(silent.is_err(), "it does not know whether the lane is its own");
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(next(&store).await.unwrap().header.id.sequence, 2);
+    store.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_that_somebody_holds_are_waited_for_and_said() {
     let Some(server) = ::fleet::shared() else { return };
     let database = Database::on(server);
     let store = database.station("svalbard").await;
     commit(&store, "sat-1", 1).await;
-    let at = format!(
-        "host=127.0.0.1 port={} user={} dbname={}",
-        server.port(),
-        server.user(),
-        database.fleet.database
-    );
-    let (holder, connection) = tokio_postgres::connect(&at, tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    holder.batch_execute("begin; lock table committed in access exclusive mode").await.unwrap();
+    let holder = holds(server, &database, "lock table committed in access exclusive mode").await;
     let mut status = store.status();
     let waiting = in_the_end(&store, "sat-1", 2);
     fails(&store, "holds a lock").await;

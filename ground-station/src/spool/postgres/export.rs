@@ -392,7 +392,8 @@ impl Outlet<'_> {
             self.leave_lane(exporter, left).await?;
             self.search(exporter, |search| search.at = None);
         }
-        if held.is_some() {
+        // A worker that could not say that it lives may have been replaced, or talk to a server that leads no more: it asks anew.
+        if held.is_some() && self.0.watch().is_known() {
             return Ok(held);
         }
         let (name, owner) = (exporter.to_string(), self.0.inner.owner);
@@ -420,9 +421,10 @@ impl Outlet<'_> {
                 }
             })
             .await?;
-        if let Some(fence) = taken {
-            self.search(exporter, |search| search.held.insert(lane, fence));
-        }
+        self.search(exporter, |search| match taken {
+            Some(fence) => search.held.insert(lane, fence),
+            None => search.held.remove(&lane),
+        });
         Ok(taken)
     }
 

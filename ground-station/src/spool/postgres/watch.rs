@@ -67,10 +67,14 @@ impl Life {
         self.last = Some(begun);
     }
 
+    /// Whether nobody can have taken this worker for dead.
+    fn is_known(&self, now: Instant, lease: Duration) -> bool {
+        self.last.is_some_and(|last| now.duration_since(last) <= lease)
+    }
+
     /// Whether everybody who lives could say so since this worker could.
     fn is_steady(&self, now: Instant, lease: Duration) -> bool {
-        let last = self.last.is_some_and(|last| now.duration_since(last) <= lease);
-        last && self.since.is_some_and(|since| now.duration_since(since) >= lease)
+        self.is_known(now, lease) && self.since.is_some_and(|since| now.duration_since(since) >= lease)
     }
 }
 
@@ -82,6 +86,11 @@ impl Watch<'_> {
     /// See [`Life::is_steady`].
     pub(super) fn is_steady(self) -> bool {
         locked(&self.0.inner.life).is_steady(Instant::now(), self.0.inner.lease)
+    }
+
+    /// See [`Life::is_known`].
+    pub(super) fn is_known(self) -> bool {
+        locked(&self.0.inner.life).is_known(Instant::now(), self.0.inner.lease)
     }
 
     /// Looks around until the store ends.

@@ -173,8 +173,6 @@ async fn once(rig: &mut Rig, fault: Fault, nth: u32, chance: &mut SmallRng) {
             may_be_replaced(rig);
             let was = with_servers(rig, Cluster::succeed);
             go_on(rig, chance.random_range(0..4_000)).await;
-            // It may have found it only now, and the first one sends meanwhile.
-            may_be_replaced(rig);
             with_servers(rig, |cluster| cluster.standby(was).plug(true));
             go_on(rig, stopped).await;
             // Ended in order it would wait for standbys that have left it.
