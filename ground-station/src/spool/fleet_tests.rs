@@ -254,14 +254,10 @@ async fn nothing_leaves_before_the_exporters_of_all_stations_have_it() {
     // One that begins while the other station runs is heard of there, and one that is given up waits for nothing.
     one.close().await;
     let one = database.join_with("svalbard", &[("c", SignalSet::ALL)]).await.unwrap();
-    let knows = async |name: &str| loop {
-        let told = other.views().overview().await.unwrap().exporters;
-        if told.iter().any(|exporter| exporter.name == name) {
-            return;
-        }
-        other.status().changed().await.unwrap();
-    };
-    knows("c").await;
+    let mut status = other.status();
+    while other.views().overview().await.unwrap().exporters.iter().all(|exporter| exporter.name != "c") {
+        drop(tokio::time::timeout(Duration::from_millis(100), status.changed()).await);
+    }
     assert_eq!(commit(&other, "sat-1", 3).await, Applied::New);
     assert_eq!(sends_all(&other, "a").await, [3]);
     assert_eq!(other.views().accounting().await.unwrap()["sat-1"].in_spool.spans, 1);
