@@ -56,7 +56,7 @@ fn check_drops(site: Option<Site>) {
     assert_eq!(acknowledged(vec![drop(9, 7)]), [9]);
 }
 
-/// A log that was contradicted is told of once, by a ledger that has met it.
+/// A ledger that knows an epoch says once that a ground has contradicted it.
 fn check_contradicted(site: Option<Site>) {
     let Some(site) = site else { return };
     let spool = site.open();

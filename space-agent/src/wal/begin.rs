@@ -95,8 +95,7 @@ fn report_unknown(txn: &WriteTransaction, epoch: u64, now: u64, tally: &mut Tall
         "there was a write-ahead log before, and neither it nor counters.json beside it can be read: that something may be lost is \
          reported, with an unknown number of items"
     );
-    let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
-    drops::append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])
+    drops::append_unknown(txn, tally, epoch, now)
 }
 
 fn set_life(txn: &WriteTransaction, life: Life) -> Result<(), StoreError> {

@@ -82,6 +82,17 @@ pub(super) fn append(
     Ok(())
 }
 
+/// Records that something is lost, and nobody knows how much.
+pub(super) fn append_unknown(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    epoch: u64,
+    now: u64,
+) -> Result<(), StoreError> {
+    let none = of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
+    append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])
+}
+
 /// What a station's acknowledgement changes in the record of a drop.
 pub(super) struct Heard {
     /// The stations that have it in their ledgers.
@@ -201,36 +212,43 @@ pub(super) fn left(drop: &link::Drop) -> Counts {
     Counts::from(drop.items.unwrap_or_default()).saturating_sub(drop.overridden.unwrap_or_default().into())
 }
 
-/// Whether there is one with an unknown number of items that no station has acknowledged.
-pub(super) fn are_unsure(drops: &impl ReadableTable<DropKey, &'static [u8]>) -> Result<bool, StoreError> {
-    for row in drops.iter()? {
-        let (known, drop) = read(row?.1.value())?;
-        if known.is_empty() && drop.counts_unknown {
-            return Ok(true);
+/// The drops that no station has acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    items: BTreeMap<i32, Counts>,
+    /// One of them has an unknown number of items.
+    pub(super) unsure: bool,
+}
+
+impl Untold {
+    pub(super) fn read(drops: &impl ReadableTable<DropKey, &'static [u8]>) -> Result<Self, StoreError> {
+        let mut untold = Self::default();
+        for row in drops.iter()? {
+            let (known, drop) = read(row?.1.value())?;
+            if known.is_empty() {
+                *untold.items.entry(drop.reason).or_default() += left(&drop);
+                untold.unsure |= drop.counts_unknown;
+            }
         }
+        Ok(untold)
     }
-    Ok(false)
+
+    /// The rest of what was dropped: a station has heard of it.
+    fn told(&self, tally: &Tally) -> BTreeMap<i32, Counts> {
+        let mut told = tally.dropped.clone();
+        for (reason, items) in &mut told {
+            *items = items.saturating_sub(self.items.get(reason).copied().unwrap_or_default());
+        }
+        told.retain(|_, items| items.total() > 0);
+        told
+    }
 }
 
 /// Notes which drops a station has heard of.
 pub(super) fn note_told(txn: &WriteTransaction, tally: &mut Tally) -> Result<(), StoreError> {
-    tally.unsure = are_unsure(&txn.open_table(DROPS)?)?;
-    tally.told = Some(told(txn, tally)?);
+    let untold = Untold::read(&txn.open_table(DROPS)?)?;
+    (tally.unsure, tally.told) = (untold.unsure, Some(untold.told(tally)));
     Ok(())
-}
-
-/// Of what was dropped, what no record has that no station has acknowledged: a station has heard of it.
-fn told(txn: &WriteTransaction, tally: &Tally) -> Result<BTreeMap<i32, Counts>, StoreError> {
-    let mut told = tally.dropped.clone();
-    for row in txn.open_table(DROPS)?.iter()? {
-        let (known, drop) = read(row?.1.value())?;
-        if known.is_empty() {
-            let items = told.entry(drop.reason).or_default();
-            *items = items.saturating_sub(left(&drop));
-        }
-    }
-    told.retain(|_, items| items.total() > 0);
-    Ok(told)
 }
 
 /// Records what was dropped, what no station has heard of, and what has no record since the table or a part of it is lost. One may have
@@ -241,12 +259,12 @@ pub(super) fn record_again(
     epoch: u64,
     now: u64,
 ) -> Result<(), StoreError> {
-    if tally.unsure && !are_unsure(&txn.open_table(DROPS)?)? {
-        let none = of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
-        append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])?;
+    let untold = Untold::read(&txn.open_table(DROPS)?)?;
+    if tally.unsure && !untold.unsure {
+        append_unknown(txn, tally, epoch, now)?;
     }
     let Some(before) = tally.told.clone() else { return Ok(()) };
-    for (reason, items) in told(txn, tally)? {
+    for (reason, items) in untold.told(tally) {
         let lost = items.saturating_sub(before.get(&reason).copied().unwrap_or_default());
         // Refusals by backends never had a record.
         if lost.total() == 0 || reason == DropReason::BackendRefused as i32 {

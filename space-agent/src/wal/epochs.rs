@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use perigee_proto::link::{self, DropReason};
+use perigee_proto::link;
 use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
-use perigee_shared::signal::{Counts, TimeRange};
+use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
@@ -158,7 +158,9 @@ impl Epochs<'_> {
         self.close_reported_drops()?;
         self.0.bases().forget()?;
         let mut told = self.0.read(|txn, state| Ok(hello(txn, state, station)?))?;
-        told.iter_mut().last().into_iter().for_each(|own| own.in_memory = self.0.away.is_some());
+        if let Some(own) = told.last_mut() {
+            own.in_memory = self.0.away.is_some();
+        }
         Ok(told)
     }
 
@@ -480,8 +482,7 @@ const IDS_SKIPPED: u64 = 1 << 20;
 /// Records that something may be lost: what the later state of this log, which a ground has met, had accepted and not delivered.
 fn record_undone(txn: &WriteTransaction, epoch: u64, tally: &mut Tally, now: u64) -> Result<(), StoreError> {
     tally.next_drop += IDS_SKIPPED;
-    let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
-    drops::append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])
+    drops::append_unknown(txn, tally, epoch, now)
 }
 
 /// Gives new ids to the drops that `station` has not acknowledged: the later state has told it of others under these. Their sequences

@@ -7,7 +7,7 @@ use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
-use super::drops;
+use super::drops::Untold;
 use super::tables::*;
 
 /// The counts and the numbers of drops. A transaction changes a copy, stores it, and hands it to the state.
@@ -58,7 +58,7 @@ impl Tally {
             next_drop: number(META_NEXT_DROP)?,
             drops_reported: number(META_REPORTED)?,
             told: meta.get(META_TOLD)?.map(|v| told_from(v.value())),
-            unsure: drops::are_unsure(&txn.open_table(DROPS)?)?,
+            unsure: Untold::read(&txn.open_table(DROPS)?)?.unsure,
             drops: txn.open_table(DROPS)?.len()?,
             ..Self::default()
         };
