@@ -156,11 +156,15 @@ fn take_over(
     record_lost(&txn, found.life.epoch, &taken, (missing, unknown), &mut tally, env.unix_nano())?;
     let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
     let mut next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
-    if let Some(mirror) = mirror.filter(|m| m.life().epoch == found.life.epoch) {
+    let mirror_of_it = mirror.filter(|m| m.life().epoch == found.life.epoch);
+    if let Some(mirror) = mirror_of_it {
         give_up_undone(&txn, mirror, &state, &mut tally, &mut next, env.unix_nano())?;
     }
     tally.store(&txn)?;
-    let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
+    let mut closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
+    if let Some(mirror) = mirror_of_it {
+        closed = mirror.acknowledged_in(closed);
+    }
     begin_epoch(&txn, new_life(env, counter), closed)?;
     set_clock_floor(&txn, mirror)?;
     set_numbers(&txn, &[(META_FORMAT, GROUPS_FORMAT)])?;

@@ -8,11 +8,11 @@ use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
-use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
+use super::acknowledged::{self, KEPT_PAIRS, Top};
 use super::contradicted::Contradicted;
 use super::custody::{Delivery, Passing};
 use super::drops::Heard;
@@ -20,10 +20,6 @@ use super::state::{Edit, Life, State};
 use super::tables::*;
 use super::tally::Tally;
 use super::{ConsumerId, Notes, SegmentRecord, Wal, WalError, bases, common, drops, had};
-
-/// Sequences of each lane, the latest, of which it is kept what a ground has acknowledged: to notice a log that is older than the
-/// ground's knowledge, and a ledger that is older than the log's.
-const KEPT_PAIRS: u64 = 1_000;
 
 /// Closed epochs that Hello goes on naming though they have no drops to report.
 const CLOSED_EPOCHS: usize = 16;
@@ -380,7 +376,7 @@ impl Epochs<'_> {
         }
         let (deleted, kept) = self.0.write(|txn, state| {
             answer.note_hashes(txn)?;
-            answer.remember(txn, &ledger)?;
+            let acknowledged = answer.remember(txn, &ledger)?;
             let kept = bases::keep(txn, answer.ids.iter().copied())?;
             let mut passing = Passing::new(txn, state, &takers);
             undo_drops(txn, state.life.epoch, &ledger.1, &answer.committed, &mut passing.tally)?;
@@ -390,6 +386,7 @@ impl Epochs<'_> {
             let (deleted, mut edits) = passing.finish()?;
             let places: Vec<Place> = kept.iter().map(|h| Place::of(h.id)).collect();
             edits.extend(kept.into_iter().map(Edit::BaseKept));
+            edits.extend(acknowledged);
             Ok(((deleted, places), edits))
         })?;
         self.0.bases().heard(slot, &kept);
@@ -571,7 +568,7 @@ fn closed_epoch(message: &[u8]) -> Result<link::Epoch, StoreError> {
 
 fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link::Epoch>, StoreError> {
     let drops_table = txn.open_table(DROPS)?;
-    let acknowledged = acknowledged(txn)?;
+    let acknowledged = acknowledged::told(txn)?;
     let mut left = DROPS_A_HELLO;
     let mut drops_told = |epoch: u64| -> Result<Vec<link::Drop>, StoreError> {
         let mut out = Vec::new();
@@ -588,7 +585,8 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
     for entry in txn.open_table(EPOCHS)?.iter()? {
         let mut message = closed_epoch(entry?.1.value())?;
         for lane in &mut message.lanes {
-            lane.acknowledged = acknowledged.get(&(message.epoch, lane.lane)).cloned().unwrap_or_default();
+            let known = acknowledged.get(&(message.epoch, lane.lane)).cloned().unwrap_or_default();
+            lane.acknowledged = acknowledged::join(known, &lane.acknowledged);
         }
         out.push(link::Epoch { drops: drops_told(message.epoch)?, ..message });
     }
@@ -627,41 +625,6 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
     Ok(out)
 }
 
-/// The hash of a segment that a ledger acknowledged, and behind it how many items it had. Earlier software, and what was no more on
-/// board then, has the hash alone.
-fn split_acknowledged(value: &[u8]) -> (&[u8], Option<Counts>) {
-    let (hash, items) = value.split_at(value.len().min(size_of::<Hash>()));
-    (hash, Counts::from_bytes(items))
-}
-
-/// What ledgers have acknowledged lately, by epoch and lane.
-fn acknowledged(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::Acknowledged>>, StoreError> {
-    let mut out: BTreeMap<(u64, u32), Vec<link::Acknowledged>> = BTreeMap::new();
-    let (Some(rows), Some(ledgers)) = (if_made(txn, ACKNOWLEDGED)?, if_made(txn, LEDGERS)?) else {
-        return Ok(out);
-    };
-    for row in rows.iter()? {
-        let (key, value) = row?;
-        let AckKey { ledger, epoch, lane, sequence } = key.value();
-        let of = out.entry((epoch, u32::from(lane))).or_default();
-        if of.last().is_none_or(|last| last.ledger != ledger) {
-            let station = ledgers.get(ledger)?.map(|v| v.value().to_owned()).unwrap_or_default();
-            let items = Some(link::Counts::default());
-            of.push(link::Acknowledged { ledger, station, items, ..link::Acknowledged::default() });
-        }
-        if let Some(last) = of.last_mut() {
-            let (hash, items) = split_acknowledged(value.value());
-            last.top_hash = hash.to_vec();
-            last.items = last.items.zip(items).map(|(sum, items)| (Counts::from(sum) + items).into());
-            match last.sequences.last_mut() {
-                Some(range) if range.end == sequence => range.end += 1,
-                _ => last.sequences.push(link::Range { start: sequence, end: sequence + 1 }),
-            }
-        }
-    }
-    Ok(out)
-}
-
 /// Whether the ground is at or above our next sequence, or has another payload under a sequence that we know.
 fn contradicts(txn: &ReadTransaction, state: &State, view: &GroundView) -> Result<bool, StoreError> {
     let (segments, shipped) = (txn.open_table(SEGMENTS)?, txn.open_table(SHIPPED)?);
@@ -692,7 +655,7 @@ struct Answer {
     /// The same, of segments that it has under another name.
     inherited: BTreeSet<SegmentId>,
     /// Payload hashes as far as they are known, and the items of what is on board.
-    tops: Vec<(SegmentId, Hash, Option<Counts>)>,
+    tops: Vec<Top>,
     committed: BTreeMap<Lane, RangeSet>,
 }
 
@@ -710,7 +673,11 @@ impl Answer {
     }
 
     /// Keeps the hashes, of each lane and ledger the latest thousand.
-    fn remember(&self, txn: &WriteTransaction, (ledger, station): &(u64, String)) -> Result<(), StoreError> {
+    fn remember(
+        &self,
+        txn: &WriteTransaction,
+        (ledger, station): &(u64, String),
+    ) -> Result<Option<Edit>, StoreError> {
         let mut shipped = txn.open_table(SHIPPED)?;
         for (id, hash, _) in &self.tops {
             // A segment that was encoded again has had several.
@@ -728,32 +695,7 @@ impl Answer {
             let place = |sequence| Place { lane: lane.0, sequence };
             shipped.retain_in(place(0)..place(keep), |_, _| false)?;
         }
-        if *ledger == 0 || self.tops.is_empty() {
-            return Ok(());
-        }
-        let mut ledgers = txn.open_table(LEDGERS)?;
-        if ledgers.get(ledger)?.is_none_or(|v| v.value() != station) {
-            ledgers.insert(ledger, station.as_str())?;
-        }
-        let mut acknowledged = txn.open_table(ACKNOWLEDGED)?;
-        for (SegmentId { epoch, lane, sequence }, hash, items) in &self.tops {
-            let key = AckKey { ledger: *ledger, epoch: *epoch, lane: lane.0, sequence: *sequence };
-            let mut value = hash.to_vec();
-            match items {
-                Some(items) => value.extend(items.to_bytes()),
-                // What was noted when it was on board stays.
-                None if acknowledged.get(key)?.is_some_and(|v| v.value().starts_with(hash)) => continue,
-                None => {}
-            }
-            acknowledged.insert(key, &value[..])?;
-        }
-        for (epoch, lane) in lanes {
-            let key = |sequence| AckKey { ledger: *ledger, epoch, lane: lane.0, sequence };
-            let latest = acknowledged.range(key(0)..=key(u64::MAX))?.next_back().transpose()?;
-            let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
-            acknowledged.retain_in(key(0)..key(keep), |_, _| false)?;
-        }
-        Ok(())
+        acknowledged::note(txn, *ledger, station, &self.tops)
     }
 }
 

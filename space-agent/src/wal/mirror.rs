@@ -14,6 +14,7 @@ use perigee_shared::signal::Counts;
 use perigee_shared::store::mirror;
 use serde::{Deserialize, Serialize};
 
+use super::acknowledged::Mirrored;
 use super::state::{LaneState, Life, State};
 use super::tally::Tally;
 use super::{Wal, WalConfig};
@@ -88,6 +89,9 @@ pub(super) struct Mirror {
     /// Earlier epochs whose sequences go on in this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     continues: Vec<u64>,
+    /// What ledgers have acknowledged of the epoch lately.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    acknowledged: Vec<Mirrored>,
 }
 
 impl Mirror {
@@ -116,6 +120,7 @@ impl Mirror {
             last_word,
             unsure: state.tally.unsure,
             continues: state.continues.clone(),
+            acknowledged: Mirrored::all(&state.acknowledged),
         }
     }
 
@@ -262,7 +267,7 @@ impl Mirror {
 
     /// The epoch as Hello reports it from now on.
     pub(super) fn closed_epoch(&self) -> link::Epoch {
-        link::Epoch {
+        let closed = link::Epoch {
             epoch: self.epoch,
             start_counter: self.start_counter,
             started_unix_nano: self.started_unix_nano,
@@ -277,7 +282,14 @@ impl Mirror {
                 .collect(),
             closed: true,
             ..link::Epoch::default()
-        }
+        };
+        self.acknowledged_in(closed)
+    }
+
+    /// The same with what ledgers have acknowledged of it, as far as a log does not say that itself.
+    pub(super) fn acknowledged_in(&self, mut closed: link::Epoch) -> link::Epoch {
+        self.acknowledged.iter().for_each(|of| of.tell(&mut closed));
+        closed
     }
 }
 

@@ -9,6 +9,7 @@
 //! The file, its failures and its transactions are the store kit's ([`perigee_shared::store`]): a transaction hands back
 //! edits, which change the state in memory when it is committed.
 
+mod acknowledged;
 #[cfg(test)]
 mod base_tests;
 mod bases;

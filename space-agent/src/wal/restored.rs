@@ -67,7 +67,8 @@ pub(super) fn put_right(
     drops::note_told(&txn, &mut tally)?;
     tally.store(&txn)?;
     begin::set_clock_floor(&txn, Some(mirror))?;
-    let mut closed = link::Epoch { continued: true, ..begin::epoch(mirror.life(), &next) };
+    let closed = link::Epoch { continued: true, ..begin::epoch(mirror.life(), &next) };
+    let mut closed = mirror.acknowledged_in(closed);
     for lane in &mut closed.lanes {
         // What is sealed again of these a ground may have, though another consumer has not.
         let (start, end) = (first(&found.next, lane.lane as u8), lane.next_sequence);

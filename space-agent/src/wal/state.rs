@@ -16,7 +16,7 @@ use super::front::Groups;
 use super::group::{GroupHeader, Listed};
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, begin, epochs, group, had, mirror};
+use super::{SegmentRecord, WalConfig, acknowledged, begin, epochs, group, had, mirror};
 use crate::lanes::Rules;
 
 /// A life of the log.
@@ -154,6 +154,8 @@ pub(super) enum Edit {
     Life(Life),
     /// A row of `boots`, by its number.
     Boot((u64, Boot)),
+    /// A ledger has acknowledged segments of this epoch.
+    Acknowledged { ledger: u64, station: String, segments: Vec<(Lane, u64)> },
     /// The time is not before this.
     ClockFloor(u64),
 }
@@ -193,6 +195,8 @@ pub(super) struct State {
     /// Committed segments that others depend on, and bytes of their payloads.
     pub(super) bases: BTreeMap<Place, Header>,
     pub(super) base_stored: u64,
+    /// What ledgers have acknowledged of this epoch lately.
+    pub(super) acknowledged: acknowledged::Ledgers,
     /// Stations had ledgers of their own when the log was opened: several have acknowledged segments of this epoch.
     pub(super) own_ledgers: bool,
     pub(super) boots: Boots,
@@ -253,7 +257,10 @@ impl Contents for State {
         state.read_rules(read)?;
         state.read_journal(read, file)?;
         state.read_bases(read)?;
-        state.read_ledgers(read)?;
+        state.acknowledged = acknowledged::load(read, state.life.epoch)?;
+        // A station that has got a new ledger is one station.
+        let stations: BTreeSet<&str> = state.acknowledged.values().map(|of| of.station.as_str()).collect();
+        state.own_ledgers = stations.len() > 1;
         state.continues = epochs::continued(read)?;
         state.is_fresh = true;
         Ok(state)
@@ -361,10 +368,16 @@ impl State {
                 // One that begins while the log is open goes on with nothing that a mirror needs.
                 if life.epoch != self.life.epoch {
                     self.continues.clear();
+                    self.acknowledged.clear();
                 }
                 self.life = life;
             }
             Edit::Boot(row) => self.boots.note(row),
+            Edit::Acknowledged { ledger, station, segments } => {
+                let of = self.acknowledged.entry(ledger).or_default();
+                of.station = station;
+                of.add(segments);
+            }
             Edit::ClockFloor(floor) => self.clock_floor = floor,
         }
     }
@@ -410,24 +423,6 @@ impl State {
         for entry in table.iter()? {
             self.keep_base(SegmentRecord::header_from(entry?.1.value())?);
         }
-        Ok(())
-    }
-
-    fn read_ledgers(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
-        let (Some(rows), Some(ledgers)) = (if_made(txn, ACKNOWLEDGED)?, if_made(txn, LEDGERS)?) else {
-            return Ok(());
-        };
-        // A station that has got a new ledger is one station.
-        let mut stations = BTreeSet::new();
-        for entry in ledgers.iter()? {
-            let (ledger, station) = entry?;
-            let key =
-                |lane, sequence| AckKey { ledger: ledger.value(), epoch: self.life.epoch, lane, sequence };
-            if rows.range(key(0, 0)..=key(u8::MAX, u64::MAX))?.next().is_some() {
-                stations.insert(station.value().to_owned());
-            }
-        }
-        self.own_ledgers = stations.len() > 1;
         Ok(())
     }
 
