@@ -422,14 +422,16 @@ pub(super) fn withdraw(txn: &Txn<'_>, satellite: u32, ledger: u64) -> Result<usi
 }
 
 /// What this station has lost and the satellite still has is not committed: it comes again, and overrides the gap. `on_board`: what
-/// the satellite has by lane, under the name of this epoch or of one that continues it.
+/// the satellite has by lane, under the name of this epoch, or `renamed` of one that continues it. What comes under another name may be
+/// what was lost, so that the gap has as many items at most.
 pub(super) fn take_again(
     txn: &Txn<'_>,
     satellite: u32,
     epoch: u64,
     on_board: &BTreeMap<u8, RangeSet>,
+    renamed: bool,
 ) -> Result<(), SpoolError> {
-    let (dropped, drops) = (txn.tables.open_table(DROPPED)?, txn.tables.open_table(DROPS)?);
+    let (dropped, mut drops) = (txn.tables.open_table(DROPPED)?, txn.tables.open_table(DROPS)?);
     for (lane, there) in on_board {
         let mut lost = RangeSet::default();
         for row in dropped.range(SequenceKey::lane(satellite, epoch, Lane(*lane)))? {
@@ -440,11 +442,16 @@ pub(super) fn take_again(
             if both.peek().is_none() {
                 continue;
             }
-            let record =
-                drops.get(DropKey { satellite, epoch, id })?.map(|v| decode::<DropRecord>(v.value()));
-            let drop = record.transpose()?.and_then(|record| record.drop);
-            if drop.is_some_and(|drop| drop.reason() == DropReason::StationLost) {
-                both.for_each(|range| lost.insert(range));
+            let at = DropKey { satellite, epoch, id };
+            let record = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
+            let Some(mut record) = record else { continue };
+            let Some(drop) = record.drop.as_mut().filter(|d| d.reason() == DropReason::StationLost) else {
+                continue;
+            };
+            both.for_each(|range| lost.insert(range));
+            if renamed && !drop.counts_unknown {
+                drop.counts_unknown = true;
+                drops.insert(at, record.encode_to_vec().as_slice())?;
             }
         }
         if !lost.is_empty() {

@@ -188,7 +188,8 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<
         let highest = gaps::highest(txn, EpochKey { satellite, epoch: epoch.epoch })?;
         let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
         gaps::lose_acknowledged(txn, (id, satellite), epoch, &others)?;
-        gaps::take_again(txn, satellite, epoch.epoch, &on_board)?;
+        let renamed = hello.epochs.last().is_some_and(|own| own.epoch != epoch.epoch);
+        gaps::take_again(txn, satellite, epoch.epoch, &on_board, renamed)?;
         epochs.push(resume_epoch(txn, satellite, epoch, (drops, highest), &mut room)?);
     }
     if !hello.epochs.last().is_some_and(|epoch| epoch.in_memory) {

@@ -261,6 +261,8 @@ fn what_the_station_has_lost_and_the_satellite_still_has_comes_again() {
     let old = link::Epoch { lanes: vec![lane(&[])], ..old };
     let resume = resumed(&mut spool, EPOCH + 1, &[(6, 7)], Some(old)).remove(1);
     assert_eq!(claimed(&resume), [(1, 6)], "not 6");
+    let gap = lost(&mut spool).remove(0);
+    assert_eq!((gap.items.spans, gap.unknown), (13, true), "at most: 6 may be among them");
     let (header, payload) = segment(6, spans(6), 0);
     let mut renamed = (*header).clone();
     renamed.id.epoch = EPOCH + 1;

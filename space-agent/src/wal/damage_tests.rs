@@ -416,43 +416,6 @@ fn a_ledger_is_told_what_it_has_acknowledged() {
     assert_eq!(lane.on_board, [range(3, 4)]);
 }
 
-#[test]
-fn a_ledger_is_told_what_it_has_acknowledged_when_the_log_that_knew_it_is_lost() {
-    let bench = Bench::new();
-    let mut wal = bench.open();
-    wal.bases().greets(Slot::FIRST, "svalbard");
-    let epoch = wal.summary().life.epoch;
-    let view = GroundView { ledger: 77, epoch, ..GroundView::default() };
-    wal.epochs().reconcile(LINK, Slot::FIRST, &view).unwrap();
-    let mut backup = None;
-    for n in 0..4 {
-        wal.journal().append(&[request(n, 5, 100)]).unwrap();
-        let header = seal(&mut wal).unwrap().unwrap();
-        wal.custody().mark_sent(Slot::FIRST, header.id);
-        wal.epochs().committed(LINK, Slot::FIRST, &[header.id]).unwrap();
-        backup = backup.or_else(|| bench.disk.content(&bench.file()));
-    }
-    wal.close().unwrap();
-    let counters = bench.file().with_file_name("counters.json");
-    let mirror = bench.disk.content(&counters).unwrap();
-    // It is gone, it is older, and it has this once more.
-    for content in [None, backup, bench.disk.content(&bench.file())] {
-        match &content {
-            Some(content) => bench.disk.put(&bench.file(), content.clone()),
-            None => bench.disk.delete(&bench.file()),
-        }
-        bench.disk.put(&counters, mirror.clone());
-        let mut wal = bench.open();
-        let told = wal.epochs().hello("svalbard").unwrap();
-        let of = told.iter().find(|told| told.epoch == epoch).unwrap();
-        let known: Vec<_> = of.lanes.iter().flat_map(|lane| &lane.acknowledged).collect();
-        assert!(known.iter().all(|known| (known.ledger, &*known.station) == (77, "svalbard")));
-        let sequences = known.iter().flat_map(|known| RangeSet::from_wire(&known.sequences).to_wire());
-        let sequences = sequences.map(|range| range.start..range.end).collect::<RangeSet>();
-        assert_eq!(sequences.to_wire(), [link::Range { start: 1, end: 5 }]);
-    }
-}
-
 /// Appends while operations fail from any one on, and opens the log again in this process, or after a `kill` in the next one: nothing
 /// is lost, and nothing is said to be. How often the disk failed.
 fn failed_at_any(operation: Operation, trouble: Trouble, kill: bool) -> u64 {

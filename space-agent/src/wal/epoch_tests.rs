@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use perigee_proto::link;
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::link::Slot;
 use perigee_shared::segment::SegmentId;
 use redb::ReadableTable;
 
 use super::clock_tests::{BUILT, DAY, Hands, S};
-use super::tests::{Bench, LINK, logs, request, seal, view};
+use super::damage_tests::{deliverable, told};
+use super::tests::{Bench, LINK, assert_adds_up, logs, request, seal, view};
 use super::*;
 
 /// Rows that an honest ground keeps of one satellite's epochs.
@@ -124,4 +126,87 @@ fn a_station_cannot_count_the_lives_of_the_log_to_their_end() {
         wal.epochs().reconcile(LINK, Slot::FIRST, &none).unwrap();
         assert_eq!(wal.summary().life.start_counter, counts);
     }
+}
+
+#[test]
+fn a_ledger_is_told_what_it_has_acknowledged_when_the_log_that_knew_it_is_lost() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.bases().greets(Slot::FIRST, "svalbard");
+    let epoch = wal.summary().life.epoch;
+    let view = GroundView { ledger: 77, epoch, ..GroundView::default() };
+    wal.epochs().reconcile(LINK, Slot::FIRST, &view).unwrap();
+    let mut backup = None;
+    for n in 0..4 {
+        wal.journal().append(&[request(n, 5, 100)]).unwrap();
+        let header = seal(&mut wal).unwrap().unwrap();
+        wal.custody().mark_sent(Slot::FIRST, header.id);
+        wal.epochs().committed(LINK, Slot::FIRST, &[header.id]).unwrap();
+        backup = backup.or_else(|| bench.disk.content(&bench.file()));
+    }
+    wal.close().unwrap();
+    let counters = bench.file().with_file_name("counters.json");
+    let mirror = bench.disk.content(&counters).unwrap();
+    // It is gone, it is older, and it has this once more.
+    for content in [None, backup, bench.disk.content(&bench.file())] {
+        match &content {
+            Some(content) => bench.disk.put(&bench.file(), content.clone()),
+            None => bench.disk.delete(&bench.file()),
+        }
+        bench.disk.put(&counters, mirror.clone());
+        let mut wal = bench.open();
+        let told = wal.epochs().hello("svalbard").unwrap();
+        let of = told.iter().find(|told| told.epoch == epoch).unwrap();
+        let known: Vec<_> = of.lanes.iter().flat_map(|lane| &lane.acknowledged).collect();
+        assert!(known.iter().all(|known| (known.ledger, &*known.station) == (77, "svalbard")));
+        let sequences = known.iter().flat_map(|known| RangeSet::from_wire(&known.sequences).to_wire());
+        let sequences = sequences.map(|range| range.start..range.end).collect::<RangeSet>();
+        assert_eq!(sequences.to_wire(), [link::Range { start: 1, end: 5 }]);
+    }
+}
+
+#[test]
+fn a_log_in_memory_returns_when_what_it_has_sent_is_acknowledged_or_has_been_on_its_way_for_long() {
+    for is_acknowledged in [true, false] {
+        let mut bench = Bench::new();
+        bench.disk.set_full(true);
+        bench.config.volatile = Volatile::Accept;
+        let hands = Arc::new(Hands::default());
+        let mut wal = open(&bench, &hands);
+        wal.journal().append(&[lane_tests::request(&[(1, 9), (2, 9)])]).unwrap();
+        let header = seal(&mut wal).unwrap().unwrap();
+        wal.custody().mark_sent(Slot::FIRST, header.id);
+        bench.disk.set_full(false);
+        let in_memory_after = |wal: &mut Wal, seconds| {
+            hands.pass(seconds * S);
+            wal.journal().append(&[]).unwrap();
+            wal.summary().in_memory.now
+        };
+        assert!(in_memory_after(&mut wal, 30) && in_memory_after(&mut wal, 60), "it waits for the answer");
+        if is_acknowledged {
+            wal.epochs().committed(LINK, Slot::FIRST, &[header.id]).unwrap();
+        }
+        assert_eq!(in_memory_after(&mut wal, 0), !is_acknowledged);
+        assert!(!in_memory_after(&mut wal, 60));
+        assert_eq!(deliverable(&mut wal), if is_acknowledged { Counts::ZERO } else { logs(2) });
+    }
+}
+
+#[test]
+fn what_is_in_memory_and_cannot_be_read_there_is_told_as_lost() {
+    let mut bench = Bench::new();
+    bench.disk.set_full(true);
+    bench.config.volatile = Volatile::Accept;
+    let hands = Arc::new(Hands::default());
+    let mut wal = open(&bench, &hands);
+    // No requests at all, as far as a decoder sees.
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    seal(&mut wal).unwrap().unwrap();
+    wal.journal().append(&[lane_tests::request(&[(1, 9)])]).unwrap();
+    bench.disk.set_full(false);
+    hands.pass(61 * S);
+    wal.journal().append(&[]).unwrap();
+    assert!(!wal.summary().in_memory.now);
+    assert_eq!((told(&mut wal), deliverable(&mut wal)), ((logs(5), false), logs(1)));
+    assert_adds_up(&wal);
 }

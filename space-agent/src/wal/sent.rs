@@ -73,6 +73,11 @@ impl Sent {
         }
     }
 
+    /// Whether the answer to something is open.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.to.values().flat_map(BTreeMap::values).any(|sequences| !sequences.is_empty())
+    }
+
     fn of(&mut self, who: &To) -> &mut BTreeMap<Lane, RangeSet> {
         if self.to.len() >= MOST && !self.to.contains_key(who) {
             self.to.pop_first();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
-use perigee_shared::segment::Decoder;
-use perigee_shared::signal::Counts;
+use perigee_shared::segment::{Decoder, Lane};
+use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::{Database, Done, Memory, StoreError};
 use prost::Message;
 use serde::Deserialize;
@@ -23,6 +23,9 @@ const GONE_AFTER: u64 = 60_000_000_000;
 
 /// How often a store that is gone is tried, in ns.
 const TRY_EVERY: u64 = 60_000_000_000;
+
+/// How long the store waits then for answers to what was sent from memory, in ns: what is appended to it is sent once more.
+const ANSWERED_WITHIN: u64 = 60_000_000_000;
 
 /// Requests that are appended together when the store is back.
 const TOGETHER: usize = 64;
@@ -118,7 +121,11 @@ fn leave(wal: &mut Wal, away: Away, known: u64) -> Result<(), WalError> {
 /// Tries the store from time to time while the log is in memory, and returns to it.
 pub(super) fn try_to_return(wal: &mut Wal) -> Result<(), WalError> {
     let now = wal.env().since_boot().nano;
+    let waiting = wal.notes.sent.is_waiting();
     let Some(away) = wal.away.as_mut().filter(|away| away.next_try <= now) else { return Ok(()) };
+    if waiting && now < away.next_try.saturating_add(ANSWERED_WITHIN) {
+        return Ok(());
+    }
     away.next_try = now.saturating_add(TRY_EVERY);
     let directory = away.config.directory.clone();
     let opened =
@@ -136,27 +143,47 @@ pub(super) fn try_to_return(wal: &mut Wal) -> Result<(), WalError> {
         return Ok(());
     }
     let (told, left) = (wal.epochs().hello("")?, left_in_memory(wal)?);
-    wal.in_memory.accepted += wal.state().tally.accepted;
+    let summary = wal.summary();
+    let lost = (summary.in_segments + summary.in_journal).saturating_sub(items_of(&left));
+    wal.in_memory.accepted += summary.accepted;
     wal.log = store;
     (wal.away, wal.failing_since) = (None, None);
     (wal.opening, wal.notes) = (0, Notes::default());
     wal.ready()?;
     wal.epochs().begin("the store is back")?;
-    close(wal, told)?;
+    close(wal, told, lost)?;
     for part in left.chunks(TOGETHER) {
         wal.journal().append(part)?;
-        let items: Counts = part.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
-        wal.in_memory.stored += items;
+        wal.in_memory.stored += items_of(part);
     }
     wal.unasked.send_replace(());
     tracing::warn!(event.name = "perigee.wal.returned", "the store is back; what was in memory is in it now");
     Ok(())
 }
 
-/// Goes on telling of the epochs of a log that was in memory, and of what it dropped: that is delivered or in the store now.
-fn close(wal: &mut Wal, told: Vec<link::Epoch>) -> Result<(), WalError> {
+fn items_of(requests: &[Accepted]) -> Counts {
+    requests.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum()
+}
+
+/// Goes on telling of the epochs of a log that was in memory, and of what it dropped: that is delivered or in the store now. `lost`: what
+/// it had and could not be read.
+fn close(wal: &mut Wal, told: Vec<link::Epoch>, lost: Counts) -> Result<(), WalError> {
+    let now = wal.env().unix_nano();
     wal.write(|txn, state| {
         let mut tally = state.tally.clone();
+        if let Some(own) = told.last().filter(|_| lost.total() > 0) {
+            tracing::error!(
+                event.name = "perigee.wal.corruption",
+                lost_items = lost.total(),
+                "items that were accepted into memory cannot be read there: they are reported as lost"
+            );
+            let drop = drops::of_unsealed(DropReason::Corruption, Lane::BULK, lost, TimeRange::EMPTY, now);
+            let above = own.drops.iter().map(|told| told.id + 1).max().unwrap_or(0);
+            tally.next_drop = tally.next_drop.max(above);
+            drops::append(txn, &mut tally, own.epoch, drop, &[])?;
+            tally.accepted += lost;
+            tally.drop(DropReason::Corruption, lost);
+        }
         for mut epoch in told {
             for drop in std::mem::take(&mut epoch.drops) {
                 drops::insert(txn, epoch.epoch, &drop, &[])?;
