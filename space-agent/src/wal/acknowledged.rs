@@ -74,7 +74,9 @@ impl Mirrored {
 
     /// Puts it into the epoch as it is closed.
     pub(super) fn tell(&self, closed: &mut link::Epoch) {
-        let Some(lane) = closed.lanes.iter_mut().find(|lane| lane.lane == u32::from(self.lane)) else { return };
+        let Some(lane) = closed.lanes.iter_mut().find(|lane| lane.lane == u32::from(self.lane)) else {
+            return;
+        };
         lane.acknowledged.push(link::Acknowledged {
             ledger: self.ledger,
             station: self.station.clone(),
@@ -165,7 +167,9 @@ fn split_acknowledged(value: &[u8]) -> (&[u8], Option<Counts>) {
 }
 
 /// What ledgers have acknowledged lately, by epoch and lane.
-pub(super) fn told(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::Acknowledged>>, StoreError> {
+pub(super) fn told(
+    txn: &ReadTransaction,
+) -> Result<BTreeMap<(u64, u32), Vec<link::Acknowledged>>, StoreError> {
     let mut out: BTreeMap<(u64, u32), Vec<link::Acknowledged>> = BTreeMap::new();
     let (Some(rows), Some(ledgers)) = (if_made(txn, ACKNOWLEDGED)?, if_made(txn, LEDGERS)?) else {
         return Ok(out);
@@ -191,4 +195,3 @@ pub(super) fn told(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<lin
     }
     Ok(out)
 }
-
