@@ -1,7 +1,7 @@
 //! What ledgers have acknowledged lately: in the log with hashes and items, and for the epoch that is, in memory and in `counters.json`
 //! too. From the satellite alone a station that has lost its spool and what lay beside it learns that it has lost something.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use perigee_proto::link;
 use perigee_shared::link::ranges::RangeSet;
@@ -9,7 +9,6 @@ use perigee_shared::segment::{Hash, Lane, SegmentId};
 use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
-use serde::{Deserialize, Serialize};
 
 use super::state::Edit;
 use super::tables::*;
@@ -51,39 +50,30 @@ fn first_kept(last: Option<u64>) -> u64 {
     last.map_or(0, |last| last.saturating_sub(KEPT_PAIRS - 1))
 }
 
-/// The same in the file beside the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mirrored {
-    ledger: u64,
-    station: String,
-    lane: u8,
-    /// First sequence, the one behind the last.
-    sequences: Vec<(u64, u64)>,
+/// The same in the file beside the log: ledger, station, lane, and of each range the first sequence and the one behind the last.
+pub(super) type Mirrored = (u64, String, u8, Vec<(u64, u64)>);
+
+/// What is noted of `ledgers` in the file.
+pub(super) fn mirrored(ledgers: &Ledgers) -> Vec<Mirrored> {
+    let mut out = Vec::new();
+    for (ledger, of) in ledgers {
+        for (lane, ranges) in &of.lanes {
+            let latest = ranges.iter().rev().take(MOST_RANGES).map(|range| (range.start, range.end));
+            out.push((*ledger, of.station.clone(), lane.0, latest.collect()));
+        }
+    }
+    out
 }
 
-impl Mirrored {
-    pub(super) fn all(ledgers: &Ledgers) -> Vec<Self> {
-        let of_lane = |ledger: &u64, of: &Acknowledged, lane: &Lane, ranges: &RangeSet| Self {
-            ledger: *ledger,
-            station: of.station.clone(),
-            lane: lane.0,
-            sequences: ranges.iter().rev().take(MOST_RANGES).map(|range| (range.start, range.end)).collect(),
-        };
-        ledgers.iter().flat_map(|(id, of)| of.lanes.iter().map(move |(l, r)| of_lane(id, of, l, r))).collect()
-    }
-
-    /// Puts it into the epoch as it is closed.
-    pub(super) fn tell(&self, closed: &mut link::Epoch) {
-        let Some(lane) = closed.lanes.iter_mut().find(|lane| lane.lane == u32::from(self.lane)) else {
-            return;
-        };
-        lane.acknowledged.push(link::Acknowledged {
-            ledger: self.ledger,
-            station: self.station.clone(),
-            sequences: self.sequences.iter().map(|(start, end)| *start..*end).collect::<RangeSet>().to_wire(),
-            ..link::Acknowledged::default()
-        });
-    }
+/// Puts what was noted so into the epoch as it is closed.
+pub(super) fn tell((ledger, station, lane, sequences): &Mirrored, closed: &mut link::Epoch) {
+    let Some(lane) = closed.lanes.iter_mut().find(|of| of.lane == u32::from(*lane)) else { return };
+    lane.acknowledged.push(link::Acknowledged {
+        ledger: *ledger,
+        station: station.clone(),
+        sequences: sequences.iter().map(|(start, end)| *start..*end).collect::<RangeSet>().to_wire(),
+        ..link::Acknowledged::default()
+    });
 }
 
 /// What the tables have, and behind it what `more` has beyond that.
@@ -97,6 +87,17 @@ pub(super) fn join(known: Vec<link::Acknowledged>, more: &[link::Acknowledged]) 
             let all = rest.to_wire() == more.sequences;
             let items = more.items.filter(|_| all);
             out.push(link::Acknowledged { sequences: rest.to_wire(), items, ..more.clone() });
+        }
+    }
+    out
+}
+
+/// The lanes of segments.
+pub(super) fn lanes(tops: &[Top]) -> Vec<(u64, Lane)> {
+    let mut out = Vec::new();
+    for (id, ..) in tops {
+        if !out.contains(&(id.epoch, id.lane)) {
+            out.push((id.epoch, id.lane));
         }
     }
     out
@@ -129,8 +130,7 @@ pub(super) fn note(
         }
         acknowledged.insert(key, &value[..])?;
     }
-    let lanes: BTreeSet<(u64, Lane)> = tops.iter().map(|(id, ..)| (id.epoch, id.lane)).collect();
-    for (epoch, lane) in lanes {
+    for (epoch, lane) in lanes(tops) {
         let of_lane = key(epoch, lane, 0)..=key(epoch, lane, u64::MAX);
         let latest = acknowledged.range(of_lane)?.next_back().transpose()?;
         let keep = first_kept(latest.map(|(key, _)| key.value().sequence));

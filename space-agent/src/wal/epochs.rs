@@ -553,13 +553,19 @@ fn forget_epochs(
 
 /// The latest of the closed epochs that the current one continues, the latest first.
 pub(super) fn continued(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
+    let closed = closed_epochs(txn)?;
+    let continued = closed.iter().rev().take_while(|epoch| epoch.continued).take(CLOSED_EPOCHS);
+    Ok(continued.map(|epoch| epoch.epoch).collect())
+}
+
+/// The closed epochs, the latest last.
+fn closed_epochs(txn: &ReadTransaction) -> Result<Vec<link::Epoch>, StoreError> {
     let mut closed = Vec::new();
     for entry in txn.open_table(EPOCHS)?.iter()? {
         closed.push(closed_epoch(entry?.1.value())?);
     }
-    closed.sort_by_key(|epoch| std::cmp::Reverse(epoch.start_counter));
-    let continued = closed.iter().take_while(|epoch| epoch.continued).take(CLOSED_EPOCHS);
-    Ok(continued.map(|epoch| epoch.epoch).collect())
+    closed.sort_unstable_by_key(|epoch| (epoch.start_counter, epoch.epoch));
+    Ok(closed)
 }
 
 fn closed_epoch(message: &[u8]) -> Result<link::Epoch, StoreError> {
@@ -581,16 +587,14 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         }
         Ok(out)
     };
-    let mut out = Vec::new();
-    for entry in txn.open_table(EPOCHS)?.iter()? {
-        let mut message = closed_epoch(entry?.1.value())?;
-        for lane in &mut message.lanes {
-            let known = acknowledged.get(&(message.epoch, lane.lane)).cloned().unwrap_or_default();
+    let mut out = closed_epochs(txn)?;
+    for epoch in &mut out {
+        for lane in &mut epoch.lanes {
+            let known = acknowledged.get(&(epoch.epoch, lane.lane)).cloned().unwrap_or_default();
             lane.acknowledged = acknowledged::join(known, &lane.acknowledged);
         }
-        out.push(link::Epoch { drops: drops_told(message.epoch)?, ..message });
+        epoch.drops = drops_told(epoch.epoch)?;
     }
-    out.sort_by_key(|e| e.start_counter);
     // Every station must hear that an epoch is closed; the latest few are enough, since a life is long.
     let silent = out.len().saturating_sub(CLOSED_EPOCHS);
     let mut n = 0;
@@ -688,9 +692,8 @@ impl Answer {
                 shipped.insert(place, known.as_slice())?;
             }
         }
-        let lanes: BTreeSet<(u64, Lane)> = self.tops.iter().map(|(id, ..)| (id.epoch, id.lane)).collect();
-        for (_, lane) in &lanes {
-            let latest = shipped.range(lane_from(*lane, 0))?.next_back().transpose()?;
+        for (_, lane) in acknowledged::lanes(&self.tops) {
+            let latest = shipped.range(lane_from(lane, 0))?.next_back().transpose()?;
             let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
             let place = |sequence| Place { lane: lane.0, sequence };
             shipped.retain_in(place(0)..place(keep), |_, _| false)?;

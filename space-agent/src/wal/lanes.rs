@@ -216,7 +216,7 @@ impl Queues<'_> {
             Ok(victims)
         })?;
         // Drops that touch become one record only in the order of their sequences.
-        victims.sort_by_key(|h| h.id.sequence);
+        victims.sort_unstable_by_key(|h| h.id.sequence);
         self.0.custody().drop_segments(victims, reason)
     }
 

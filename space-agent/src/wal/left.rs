@@ -264,7 +264,7 @@ fn segments(rescue: &Rescue<'_>, certain: Option<&Salvage<'_>>) -> Result<Vec<Le
         out.insert(Place::of(header.id), LeftSegment { header, payload, on_board: false });
     }
     let mut out: Vec<_> = out.into_values().collect();
-    out.sort_by_key(|segment| (segment.header.sealed_unix_nano, segment.header.id.sequence));
+    out.sort_unstable_by_key(|of| (of.header.sealed_unix_nano, of.header.id.sequence, of.header.id.lane));
     Ok(out)
 }
 

@@ -14,7 +14,7 @@ use perigee_shared::signal::Counts;
 use perigee_shared::store::mirror;
 use serde::{Deserialize, Serialize};
 
-use super::acknowledged::Mirrored;
+use super::acknowledged::{self, Mirrored};
 use super::state::{LaneState, Life, State};
 use super::tally::Tally;
 use super::{Wal, WalConfig};
@@ -120,7 +120,7 @@ impl Mirror {
             last_word,
             unsure: state.tally.unsure,
             continues: state.continues.clone(),
-            acknowledged: Mirrored::all(&state.acknowledged),
+            acknowledged: acknowledged::mirrored(&state.acknowledged),
         }
     }
 
@@ -288,7 +288,7 @@ impl Mirror {
 
     /// The same with what ledgers have acknowledged of it, as far as a log does not say that itself.
     pub(super) fn acknowledged_in(&self, mut closed: link::Epoch) -> link::Epoch {
-        self.acknowledged.iter().for_each(|of| of.tell(&mut closed));
+        self.acknowledged.iter().for_each(|of| acknowledged::tell(of, &mut closed));
         closed
     }
 }

@@ -1,7 +1,7 @@
 //! What the write-ahead log keeps in memory of its tables: numbers, ranges and sums, never payloads. It is read when the log is
 //! opened and changed by [`Edit`]s alone, which a transaction hands back and which are applied when it is committed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use perigee_shared::env::{Env, SinceBoot, StoreFile};
@@ -259,8 +259,9 @@ impl Contents for State {
         state.read_bases(read)?;
         state.acknowledged = acknowledged::load(read, state.life.epoch)?;
         // A station that has got a new ledger is one station.
-        let stations: BTreeSet<&str> = state.acknowledged.values().map(|of| of.station.as_str()).collect();
-        state.own_ledgers = stations.len() > 1;
+        let mut stations = state.acknowledged.values().map(|of| &of.station);
+        let first = stations.next();
+        state.own_ledgers = stations.any(|station| Some(station) != first);
         state.continues = epochs::continued(read)?;
         state.is_fresh = true;
         Ok(state)

@@ -4,6 +4,9 @@
 mod listeners;
 
 use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use perigee_proto::link::{AgentMessage, GroundMessage, SegmentOpen};
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
 use perigee_shared::config::{ConfigFile, collector};
@@ -27,13 +30,14 @@ pub type Good = bool;
 pub type Target = fn(&[u8]) -> Good;
 
 /// Every target by its name, which is that of its corpus too.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("walk", walked),
     ("json", transcoded),
     ("decompress", decompressed),
     ("rows", rows),
     ("columns", columns),
     ("bases", bases),
+    ("text", text),
     ("link", link),
     ("plans", plan),
     ("elements", elements),
@@ -226,6 +230,42 @@ pub fn bases(input: &[u8]) -> Good {
     true
 }
 
+/// Lines, as bodies of log records, behind a byte that says whether the first half of them is a base: they come back as they are.
+pub fn text(input: &[u8]) -> Good {
+    let Some((how, input)) = input.split_first() else { return false };
+    let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
+    let (base, lines) = lines.split_at(if how & 1 == 1 { lines.len() / 2 } else { 0 });
+    let base = (!base.is_empty()).then(|| {
+        let (payload, raw_len) = lines_of_text(base, None);
+        learn(&header(Codec::ColumnsText, &payload, raw_len), &payload, None)
+            .expect("our own")
+            .expect("a base")
+    });
+    lines_of_text(lines, base.as_ref());
+    true
+}
+
+/// A payload with these lines, and its raw length; they were read again.
+fn lines_of_text(lines: &[&[u8]], base: Option<&Base>) -> (Vec<u8>, u64) {
+    let record = |(n, line): (usize, &&[u8])| {
+        // What is no text is a body of bytes.
+        let text = std::str::from_utf8(line).map(|text| Value::StringValue(text.to_owned()));
+        let value = Some(text.unwrap_or_else(|_| Value::BytesValue(line.to_vec())));
+        let time_unix_nano = 1_764_460_000_000_000_000 + n as u64 * 1_000_000;
+        LogRecord { time_unix_nano, body: Some(AnyValue { value }), ..LogRecord::default() }
+    };
+    let log_records = lines.iter().enumerate().map(record).collect();
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+    let body = Bytes::from(ExportLogsServiceRequest { resource_logs }.encode_to_vec());
+    let request = Request { signal: Signal::Logs, body };
+    let payload = encoded(Codec::ColumnsText, std::slice::from_ref(&request), base);
+    let raw_len = request.body.len() as u64;
+    let back = decoded(Codec::ColumnsText, &payload, raw_len, base).expect("our own payload");
+    assert_eq!(back, [request], "as they were");
+    (payload, raw_len)
+}
+
 /// A message of the link behind a byte that says which: what passes the bounds decodes within them, and headers come back.
 pub fn link(input: &[u8]) -> Good {
     fn read<M: Message + Bounded + Default + PartialEq>(bytes: &[u8]) -> Option<M> {
@@ -251,7 +291,7 @@ pub fn link(input: &[u8]) -> Good {
     }
 }
 
-fn text(input: &[u8]) -> Option<&str> {
+fn utf8(input: &[u8]) -> Option<&str> {
     std::str::from_utf8(input).ok()
 }
 
@@ -260,7 +300,7 @@ pub fn plan(input: &[u8]) -> Good {
     const ALL: [Format; 6] =
         [Format::Auto, Format::Native, Format::Hdtn, Format::Ion, Format::Aws, Format::Satnogs];
     let Some((first, rest)) = input.split_first() else { return false };
-    let Some(text) = text(rest) else { return false };
+    let Some(text) = utf8(rest) else { return false };
     let reader = Reader {
         format: ALL[*first as usize % ALL.len()],
         satellite: Some("sat".to_owned()),
@@ -279,14 +319,14 @@ pub fn plan(input: &[u8]) -> Good {
 
 /// Elements as OMM or TLE.
 pub fn elements(input: &[u8]) -> Good {
-    text(input).is_some_and(|text| space_agent::orbit::parse(text, None, "elements").is_ok())
+    utf8(input).is_some_and(|text| space_agent::orbit::parse(text, None, "elements").is_ok())
 }
 
 /// A configuration, for the agent or, by its first byte, for the ground; Perigee's or a Collector's. What is wrong is said with the
 /// file's name.
 pub fn configuration(input: &[u8]) -> Good {
     let Some((first, rest)) = input.split_first() else { return false };
-    let Some(text) = text(rest) else { return false };
+    let Some(text) = utf8(rest) else { return false };
     let env = |name: &str| (name == "HOME").then(|| "/home".to_owned());
     let result = match ConfigFile::parse(text, "file.yaml", &env) {
         Err(error) => Err(error),
