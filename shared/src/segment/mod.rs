@@ -32,15 +32,18 @@ pub enum Codec {
     /// may lean on another one.
     #[default]
     Columns = 2,
-    /// Codec 2 with text taken apart too, token by token: what codec 4 was before, for grounds that do not read that.
+    /// Codec 2 with text taken apart too, token by token, for grounds that do not read a later one.
     ColumnsTokens = 3,
+    /// The same by chains, each place known by all of the line before it, for grounds that do not read a later one.
+    ColumnsChains = 4,
     /// Codec 2 with text taken apart too, see `columns/text`.
-    ColumnsText = 4,
+    ColumnsText = 5,
 }
 
 impl Codec {
     /// Every codec that this software can read and write.
-    pub const ALL: [Self; 4] = [Self::ZstdRows, Self::Columns, Self::ColumnsTokens, Self::ColumnsText];
+    pub const ALL: [Self; 5] =
+        [Self::ZstdRows, Self::Columns, Self::ColumnsTokens, Self::ColumnsChains, Self::ColumnsText];
 
     /// The codec with this number, if this software knows it.
     pub fn from_number(number: u32) -> Option<Self> {
@@ -58,6 +61,7 @@ impl Codec {
             Self::ZstdRows => None,
             Self::Columns => Some(columns::LAYOUT),
             Self::ColumnsTokens => Some(columns::LAYOUT_TOKENS),
+            Self::ColumnsChains => Some(columns::LAYOUT_CHAINS),
             Self::ColumnsText => Some(columns::LAYOUT_TEXT),
         }
     }
@@ -68,6 +72,7 @@ impl Codec {
             Self::ZstdRows => "zstd_rows",
             Self::Columns => "columns",
             Self::ColumnsTokens => "columns_tokens",
+            Self::ColumnsChains => "columns_chains",
             Self::ColumnsText => "columns_text",
         }
     }
@@ -128,6 +133,7 @@ impl Encoder {
             Codec::ZstdRows => rows::Encoder::new().map(Self::ZstdRows),
             Codec::Columns => Ok(Self::Columns(Box::new(columns::Encoder::new(base)))),
             Codec::ColumnsTokens => Ok(Self::Columns(Box::new(columns::Encoder::with_tokens(base)))),
+            Codec::ColumnsChains => Ok(Self::Columns(Box::new(columns::Encoder::with_chains(base)))),
             Codec::ColumnsText => Ok(Self::Columns(Box::new(columns::Encoder::with_text(base)))),
         }
     }

@@ -131,9 +131,10 @@ impl Bases<'_> {
         let said = self.0.notes.ground_reads.as_ref();
         let reads = |codec: Codec| said.map(|codecs| codecs.contains(&(codec as u32)));
         match codec {
-            Codec::ColumnsText | Codec::ColumnsTokens if reads(codec) == Some(true) => codec,
-            Codec::ColumnsText if reads(Codec::ColumnsTokens) == Some(true) => Codec::ColumnsTokens,
             Codec::ZstdRows => codec,
+            _ if codec > Codec::Columns && reads(codec) == Some(true) => codec,
+            Codec::ColumnsText => self.codec_for_ground(Codec::ColumnsChains),
+            Codec::ColumnsChains => self.codec_for_ground(Codec::ColumnsTokens),
             _ if reads(Codec::Columns) != Some(false) => Codec::Columns,
             _ => Codec::ZstdRows,
         }

@@ -281,6 +281,7 @@ const fn codec(codec: Codec) -> &'static str {
         Codec::ZstdRows => "zstd_rows",
         Codec::Columns => "columns",
         Codec::ColumnsTokens => "columns_tokens",
+        Codec::ColumnsChains => "columns_chains",
         Codec::ColumnsText => "columns_text",
     }
 }

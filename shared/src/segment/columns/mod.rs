@@ -31,7 +31,7 @@
 //! A segment that leans on another begins with the dictionaries, shapes, series and models that the other one ended with. Every
 //! model is bounded ([`state`], [`entropy`]), and a decoder takes from a budget for whatever it makes.
 //!
-//! Codecs 3 and 4 are the same, but take the text of logs apart too, see [`text`].
+//! Codecs 3 to 5 are the same, but take the text of logs apart too, see [`text`].
 //!
 //! Against what is usual: no column is compressed for itself, and there are no trials. One adaptive model for each place learns
 //! what a trial would find out, costs nothing when a segment is small, and goes on learning in the segments that lean on it.
@@ -85,10 +85,11 @@ use crate::otlp::protobuf::put_varint;
 use crate::signal::Signal;
 use rustc_hash::FxHashMap;
 
-/// The layout of codec 2, the first byte of a payload; and those of codecs 3 and 4, which are the same but for text.
+/// The layout of codec 2, the first byte of a payload; and those of codecs 3 to 5, which are the same but for text.
 pub(super) const LAYOUT: u8 = 1;
 pub(super) const LAYOUT_TOKENS: u8 = 2;
-pub(super) const LAYOUT_TEXT: u8 = 3;
+pub(super) const LAYOUT_CHAINS: u8 = 3;
+pub(super) const LAYOUT_TEXT: u8 = 4;
 
 /// What a decoder may spend for each byte of the raw length; what we write takes less than half of it.
 const BUDGET: u64 = 16;
@@ -163,7 +164,12 @@ impl Encoder {
         Self::of(LAYOUT_TOKENS, base)
     }
 
-    /// The same for codec 4, which takes text apart.
+    /// The same for codec 4, which takes it apart by chains.
+    pub fn with_chains(base: Option<&Base>) -> Self {
+        Self::of(LAYOUT_CHAINS, base)
+    }
+
+    /// The same for codec 5, which knows a place by what stands near it.
     pub fn with_text(base: Option<&Base>) -> Self {
         Self::of(LAYOUT_TEXT, base)
     }

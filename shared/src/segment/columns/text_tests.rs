@@ -1,4 +1,4 @@
-//! Codecs 3 and 4: whatever text there is comes back byte by byte, and whatever is not ours is refused.
+//! Codecs 3 to 5: whatever text there is comes back byte by byte, and whatever is not ours is refused.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -27,7 +27,7 @@ fn logs(bodies: impl IntoIterator<Item = String>) -> (Signal, Vec<u8>) {
     (Signal::Logs, prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs }))
 }
 
-const LAYOUTS: [u8; 2] = [LAYOUT_TOKENS, LAYOUT_TEXT];
+const LAYOUTS: [u8; 3] = [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_TEXT];
 
 fn encode(layout: u8, base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
     let mut encoder = Encoder::of(layout, base);
@@ -128,7 +128,7 @@ proptest! {
     fn prop_text_comes_back_in_segments_that_lean_on_one_another(seed in any::<u64>()) {
         let mut generator = Generator::new(seed);
         let mut base = None;
-        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_TEXT].into_iter().enumerate() {
+        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_TEXT].into_iter().enumerate() {
             let requests = [lines(seed ^ n as u64, 60), request(&mut generator), lines(seed, 20)];
             base = Some(there_and_back(layout, base.as_ref(), &requests).1);
         }
@@ -143,7 +143,7 @@ proptest! {
 
     #[test]
     fn prop_changed_text_never_panics_and_never_yields_more_than_declared(
-        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..2usize,
+        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..3usize,
     ) {
         let (layout, requests) = (LAYOUTS[which], [lines(seed, 40), lines(seed, 40)]);
         let (mut payload, _) = encode(layout, None, &requests);
@@ -170,18 +170,24 @@ fn every_truncation_of_text_is_an_error() {
 #[test]
 fn a_codec_does_not_read_the_layout_of_another() {
     let requests = [lines(6, 10)];
-    for (layout, other) in [(LAYOUT_TEXT, LAYOUT), (LAYOUT_TEXT, LAYOUT_TOKENS), (LAYOUT_TOKENS, LAYOUT_TEXT)]
-    {
+    for (layout, other) in [
+        (LAYOUT_TEXT, LAYOUT),
+        (LAYOUT_TEXT, LAYOUT_CHAINS),
+        (LAYOUT_CHAINS, LAYOUT_TEXT),
+        (LAYOUT_TOKENS, LAYOUT_TEXT),
+    ] {
         let (payload, _) = encode(layout, None, &requests);
         assert!(decode(other, None, &payload, raw_len(&requests)).is_err());
     }
 }
 
 #[test]
-fn codecs_2_to_4_lean_on_one_another() {
+fn codecs_2_to_5_lean_on_one_another() {
     let all = [lines(1, 50), lines(2, 50)];
     let mut base: Option<[Base; 2]> = None;
-    for layout in [LAYOUT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_TEXT, LAYOUT, LAYOUT_TOKENS] {
+    for layout in
+        [LAYOUT, LAYOUT_CHAINS, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_TEXT, LAYOUT_CHAINS, LAYOUT, LAYOUT_TOKENS]
+    {
         let mut encoder = Encoder::of(layout, base.as_ref().map(|b| &b[0]));
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
         let (payload, given) = encoder.finish().unwrap();
@@ -195,7 +201,7 @@ fn codecs_2_to_4_lean_on_one_another() {
 #[test]
 fn a_nul_is_not_taken_for_a_number() {
     let all = [logs((0..40).map(|n| format!("n={n}")).chain(["n=\u{0}".to_owned()]))];
-    for layout in [LAYOUT, LAYOUT_TOKENS, LAYOUT_TEXT] {
+    for layout in [LAYOUT, LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_TEXT] {
         let mut encoder = Encoder::of(layout, None);
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
         let payload = encoder.finish().unwrap().0;
@@ -274,8 +280,32 @@ fn a_line_that_ends_as_another_did_costs_little() {
         states.map(|state| format!("status {state} lib{}{n}:amd64 {version}", (b'a' + n as u8 % 26) as char))
     };
     let all = [logs((0..400).flat_map(&mut package))];
-    let [tokens, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    let [tokens, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
     assert!(text < tokens * 9 / 10, "{text} bytes, {tokens} without");
+}
+
+/// Behind a path every shape of which was a template, what is fixed was paid for again.
+#[test]
+fn what_stands_behind_a_path_of_any_shape_is_one_place() {
+    let mut rng = SmallRng::seed_from_u64(13);
+    let words = ["static", "api", "v2", "users", "img", "a-b", "list.html", "x_y", "search", "docs"];
+    let mut request = |_| {
+        let path: Vec<&str> =
+            (0..rng.random_range(1..6)).map(|_| words[rng.random_range(0..words.len())]).collect();
+        let agent = rng.random_range(100..120);
+        format!(
+            "\"GET /{} HTTP/1.1\" 200 {} \"Mozilla/5.0 (X11; rv:{agent}.0) Gecko/20100101 Firefox/{agent}.0\"",
+            path.join("/"),
+            path.len() * 321,
+        )
+    };
+    let all = [logs((0..2000).map(&mut request))];
+    let [_, chains, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    let plain = encode(LAYOUT, None, &all).0.len();
+    assert!(
+        text < plain * 9 / 10 && text < chains * 4 / 5,
+        "{text} bytes, {chains} by chains, {plain} plain"
+    );
 }
 
 /// `spool inspect --columns` says what text consists of, and its parts add up to the payload.

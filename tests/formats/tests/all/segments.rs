@@ -58,6 +58,14 @@ fn payloads_of_codec_4_decode_to_the_requests_that_were_put_into_them() {
 }
 
 #[test]
+fn payloads_of_codec_5_decode_to_the_requests_that_were_put_into_them() {
+    assert_decodes("near-1", None);
+    let (first, payload) = header("near-1");
+    let base = learn(&first, &payload, None).unwrap();
+    assert_decodes("near-2", base.as_ref());
+}
+
+#[test]
 fn a_chain_of_bases_decodes_link_by_link() {
     let mut base = None;
     for name in ["chain-1", "chain-2", "chain-3", "chain-4"] {

@@ -17,6 +17,9 @@ const MOST_BYTES: usize = 1 << 18;
 /// Bytes of a chain; longer text is several.
 pub(super) const LONGEST: usize = 1 << 10;
 
+/// Words with letters by which a place is known.
+pub(super) const NEAR: usize = 6;
+
 /// Bytes of a short chain.
 const SHORT: usize = 32;
 
@@ -40,8 +43,10 @@ pub(super) const MORE: u32 = u32::MAX - 1;
 /// How far a line is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct State {
-    /// A hash of the tokens so far, see the module above.
+    /// A hash of the tokens so far, or of those near, see the module above.
     pub(super) skeleton: u64,
+    /// The last words with letters.
+    pub(super) words: [u32; NEAR],
     /// The last two tokens.
     pub(super) last: [u32; 2],
     /// The last token, if it says something about what follows.
@@ -49,6 +54,13 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Takes in a word with letters: what stood before those that are near is forgotten.
+    pub(super) fn pass_word(&mut self, mark: u64) {
+        self.words.copy_within(1.., 0);
+        self.words[NEAR - 1] = mark as u32 ^ (mark >> 32) as u32;
+        self.skeleton = self.words.iter().fold(12, |all, word| mix(all, u64::from(*word)));
+    }
+
     /// By what the next token is expected.
     #[inline(always)]
     pub(super) fn contexts(self) -> [u64; 2] {

@@ -79,6 +79,7 @@ impl Line<'_> {
         let begin = self.out.len();
         self.known.forks.clear();
         for _ in 0..=LONGEST {
+            self.steps += 1;
             let mut next = self.chain(coder, &mut ahead, begin)?;
             let start = self.out.len();
             if next == ANY {
@@ -144,6 +145,7 @@ impl Line<'_> {
             if from - start >= chains::LONGEST - LONGEST_WORD {
                 break MORE;
             }
+            self.steps += 1;
             let differs = self.known.predictor.is_known(pair);
             self.missed = false;
             let id = self.token(coder, ahead.peek())?;

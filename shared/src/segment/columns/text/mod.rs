@@ -8,9 +8,11 @@
 //! ```
 //!
 //! Nobody keeps a list of templates: what a template would say stands in the [`chains`] and in the cells of the [`predict`]or. A
-//! line's *skeleton* is a hash of its tokens so far, in which kinds stand for values and one mark for every word at a place that
-//! has had many. So a place in a template is a hash, what a template fixes costs a hundredth of a bit a gap between values, and a
-//! million templates take no more memory than ten. A line may also end as an earlier one that had the same values ([`tails`]).
+//! line's *skeleton* is a hash of its last six words and of what stands behind and between them, in codecs 3 and 4 of all its tokens
+//! so far; kinds stand for values in it, and one mark for every word at a place that has had many. So a place in a template is a
+//! hash, what a template fixes costs a hundredth of a bit a gap between values, and a million templates take no more memory than ten.
+//! What follows a path of any shape is one place, not one for each shape. A line may also end as an earlier one that had the same
+//! values ([`tails`]).
 
 mod chains;
 mod digits;
@@ -24,7 +26,7 @@ mod tokens;
 mod values;
 mod words;
 
-use self::chains::{Chains, State};
+use self::chains::{Chains, NEAR, State};
 use self::ids::{Ids, Own};
 use self::lines::Ahead;
 use self::predict::{Hit, Predictor, mix};
@@ -33,7 +35,7 @@ use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
 use self::values::Slots;
 use self::words::Words;
 use super::entropy::{Coder, Part};
-use super::{LAYOUT, LAYOUT_TEXT};
+use super::{LAYOUT, LAYOUT_CHAINS, LAYOUT_TEXT};
 use crate::segment::CodecError;
 
 /// Longer texts are not taken apart.
@@ -44,6 +46,11 @@ const MARK: u64 = 1 << 33;
 
 /// How much a dictionary whose text fits may spend on text that does not.
 const CREDIT: u8 = 64;
+
+/// Whether a text has so many tokens that it does not fit: taking it apart takes long, and gains little.
+const fn is_dense(tokens: usize, bytes: usize) -> bool {
+    tokens * 9 >= bytes * 4
+}
 
 /// Of texts that do not fit, one in so many is tried.
 const TRY: u32 = 16;
@@ -136,10 +143,10 @@ impl Text {
         }
         let Self { layout, around, limit, ids, known } = self;
         let known = known.get_or_insert_default();
-        let by_chains = *layout == LAYOUT_TEXT;
-        known.predictor.by_chains = by_chains;
+        let (by_chains, is_near) = (*layout >= LAYOUT_CHAINS, *layout >= LAYOUT_TEXT);
+        (known.predictor.by_chains, known.predictor.is_near) = (by_chains, is_near);
         let mut tokens = std::mem::take(&mut known.tokens);
-        let skeleton = mix(mix(2, column as u64), around.kind);
+        let skeleton = mix(mix(if is_near { 11 } else { 2 }, column as u64), around.kind);
         let ahead = Ahead::new(text, around.time);
         let fits = C::ENCODES
             && ((by_chains && known.goes_on(column, skeleton, ahead))
@@ -147,7 +154,8 @@ impl Text {
         let fits = known.predictor.bit(coder, mix(1, column as u64), fits);
         let mut coded = Ok(());
         if fits {
-            let state = State { skeleton, last: [column as u32, END], key: 0 };
+            known.slots.begin();
+            let state = State { skeleton, words: [column as u32; NEAR], last: [column as u32, END], key: 0 };
             let mut line = Line {
                 column,
                 around,
@@ -159,6 +167,7 @@ impl Text {
                 variable: 0,
                 values: 0,
                 count: 0,
+                steps: 0,
                 missed: false,
             };
             coded = if by_chains {
@@ -166,6 +175,10 @@ impl Text {
             } else {
                 line.code(coder, &tokens, *limit)
             };
+            let is_dense = C::ENCODES && is_dense(line.steps, text.len());
+            if is_dense && let Some(fit) = known.fits.get_mut(column) {
+                fit.credit = fit.credit.min(CREDIT - 1);
+            }
         }
         if let Some(known) = &mut self.known {
             known.tokens = tokens;
@@ -203,10 +216,9 @@ impl Known {
                 None => unknown += token.end - token.start,
             }
         }
-        let unknown = unknown as usize * 2;
-        fit.credit =
-            if unknown > text.len() { fit.credit.saturating_sub(1) } else { (fit.credit + 4).min(CREDIT) };
-        fit.credit > 0 || unknown <= text.len()
+        let unfit = unknown as usize * 2 > text.len() || is_dense(tokens.len(), text.len());
+        fit.credit = if unfit { fit.credit.saturating_sub(1) } else { (fit.credit + 4).min(CREDIT) };
+        fit.credit > 0 || !unfit
     }
 }
 
@@ -226,6 +238,8 @@ struct Line<'a> {
     values: u64,
     /// How many values that is, times included.
     count: u64,
+    /// Values and single tokens so far.
+    steps: usize,
     /// Whether the last token was one that did not follow here before.
     missed: bool,
 }
@@ -292,7 +306,7 @@ impl Line<'_> {
                 let id = self.unexpected(coder, variable, id, given)?;
                 if id == NEW {
                     self.state.last = [NEW, self.state.last[0]];
-                    self.state.skeleton = mix(self.state.skeleton, MARK);
+                    self.pass(NEW, MARK);
                     return Ok(NEW);
                 }
                 self.known.predictor.learn(pair, id);
@@ -310,9 +324,19 @@ impl Line<'_> {
                 mark = MARK;
             }
         }
-        self.state.skeleton = mix(self.state.skeleton, mark);
+        self.pass(id, mark);
         self.state.last = [id, self.state.last[0]];
         Ok(id)
+    }
+
+    /// Takes a token into the skeleton, as its `mark`.
+    #[inline(always)]
+    fn pass(&mut self, id: u32, mark: u64) {
+        if self.known.predictor.is_near && (id == NEW || self.known.words.has_letters(id)) {
+            self.state.pass_word(mark);
+        } else {
+            self.state.skeleton = mix(self.state.skeleton, mark);
+        }
     }
 
     /// A token that did not follow here before: a known one, or a word that is new. A new word that is not kept is appended.
@@ -354,6 +378,7 @@ impl Line<'_> {
         let place = values::Place {
             slot: mix(mix(self.state.skeleton, self.state.key), u64::from(id)),
             variable: self.variable,
+            values: self.values,
             time: self.around.time,
         };
         let (own, given) = (self.around.own, token.map_or(0, |t| t.value));

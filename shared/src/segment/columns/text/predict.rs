@@ -11,6 +11,12 @@ const fn place(context: u64) -> usize {
     (context >> 40) as usize % BITS
 }
 
+/// Which of the cells it is.
+#[inline(always)]
+const fn cell(at: u32) -> usize {
+    at as usize % (2 * CELLS)
+}
+
 /// What followed one context: the last three different ones, and how reliable the first is.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
@@ -84,8 +90,10 @@ const fn steps(bounds: [usize; 6], first: u8, by: u8) -> [u8; 256] {
 /// Misses behind which a place is variable, without chains and with them: a place has as many chains without a miss.
 const VARIABLE: [u8; 2] = [6, 12];
 
-/// Contexts that are kept, a power of two.
+/// Contexts that are kept, a power of two, and as many of what came behind the same values in any template: most of those never
+/// come again, and would push the others out.
 const CELLS: usize = 1 << 16;
+const APART: u32 = CELLS as u32;
 
 /// Bits that are expected of a number at most that a meter measures.
 const MEASURED: u32 = 6;
@@ -107,12 +115,14 @@ pub(super) fn table<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Predictor {
-    cells: Box<[Cell; CELLS]>,
+    cells: Box<[Cell; 2 * CELLS]>,
     bits: Box<[Bit; BITS]>,
     /// Whether the first of a pair of cells is right: by both states and whether the cells agree.
     first: Box<[[[Bit; STATES]; STATES]; 8]>,
     others: Box<[[Bit; STATES]; 32]>,
-    /// Whether the segment is of codec 4: what follows is for that alone.
+    /// Whether the segment is of codec 5, where a place is known by what is near.
+    pub(super) is_near: bool,
+    /// Whether it is of codec 4 or 5: what follows is for those alone.
     pub(super) by_chains: bool,
     /// Whether it is any of the others.
     among: [[Bit; STATES]; 4],
@@ -126,6 +136,7 @@ impl Default for Predictor {
             bits: table(Bit::NEW),
             first: table([[Bit::NEW; STATES]; STATES]),
             others: table([Bit::NEW; STATES]),
+            is_near: false,
             by_chains: false,
             among: [[Bit::NEW; STATES]; 4],
             meters: Meters::default(),
@@ -135,7 +146,7 @@ impl Default for Predictor {
 
 /// Cells of two contexts. They are a value's own only until others are looked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pair([u16; 2]);
+pub(super) struct Pair([u32; 2]);
 
 /// How a value was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,12 +158,12 @@ pub(super) enum Hit {
 }
 
 impl Predictor {
-    pub(super) const SIZE: usize = CELLS * size_of::<Cell>() + BITS * size_of::<Bit>() + Meters::SIZE;
+    pub(super) const SIZE: usize = 2 * CELLS * size_of::<Cell>() + BITS * size_of::<Bit>() + Meters::SIZE;
 
     #[inline(always)]
-    fn find(&mut self, context: u64) -> u16 {
-        let at = (context >> 40) as u16;
-        let cell = &mut self.cells[usize::from(at)];
+    fn find(&mut self, context: u64, table: u32) -> u32 {
+        let at = (context >> 40) as u32 % APART + table;
+        let cell = &mut self.cells[cell(at)];
         let check = context as u16;
         if cell.check != check {
             *cell = Cell { check, ..Cell::NEW };
@@ -164,10 +175,19 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn pair(&mut self, contexts: [u64; 2]) -> Pair {
         let [a, b] = contexts;
-        Pair([self.find(a), self.find(b)])
+        Pair([self.find(a, 0), self.find(b, 0)])
     }
 
-    /// The cells of a value's place in its template, and of that behind the value before it; in codec 4 the latter alone.
+    /// The cells of a number: as of any value, in codec 5 beside that of what came behind all these `values`.
+    #[inline(always)]
+    pub(super) fn pair_of_number(&mut self, [place, behind]: [u64; 2], values: u64) -> Pair {
+        if !self.is_near {
+            return self.pair_of_place([place, behind]);
+        }
+        Pair([self.find(values, APART), self.find(behind, 0)])
+    }
+
+    /// The cells of a value's place in its template, and of that behind the value before it; from codec 4 on the latter alone.
     #[inline(always)]
     pub(super) fn pair_of_place(&mut self, [place, behind]: [u64; 2]) -> Pair {
         self.pair(if self.by_chains { [behind; 2] } else { [place, behind] })
@@ -176,12 +196,12 @@ impl Predictor {
     /// Whether many different ones followed the first of two contexts, so that what follows it tells little.
     #[inline(always)]
     pub(super) fn is_variable(&self, pair: Pair) -> bool {
-        self.cells[usize::from(pair.0[0])].misses >= VARIABLE[usize::from(self.by_chains)]
+        self.cells[cell(pair.0[0])].misses >= VARIABLE[usize::from(self.by_chains)]
     }
 
     /// Whether anything followed the first of two contexts.
     pub(super) fn is_known(&self, pair: Pair) -> bool {
-        self.cells[usize::from(pair.0[0])].values[0] != EMPTY
+        self.cells[cell(pair.0[0])].values[0] != EMPTY
     }
 
     /// A value that is likely after either of two contexts, the one that tells more first. `of` keeps kinds of values apart, it
@@ -189,7 +209,7 @@ impl Predictor {
     // In five places, and small beside what it saves.
     #[inline(never)]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, of: usize, pair: Pair, value: u32) -> Hit {
-        let [a, b] = pair.0.map(usize::from);
+        let [a, b] = pair.0.map(cell);
         let (one, other) = (&self.cells[a], &self.cells[b]);
         let states = [one.state(), other.state()];
         let swapped = states[1] > states[0] && other.run > one.run;
@@ -248,9 +268,9 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn learn(&mut self, pair: Pair, value: u32) {
         let [a, b] = pair.0;
-        self.cells[usize::from(a)].learn(value);
+        self.cells[cell(a)].learn(value);
         if a != b {
-            self.cells[usize::from(b)].learn(value);
+            self.cells[cell(b)].learn(value);
         }
     }
 

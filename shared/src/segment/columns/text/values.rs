@@ -17,6 +17,8 @@ struct Slot {
     width: u8,
     /// Whether each of the last three was as expected.
     history: u8,
+    /// How many numbers before it in its line the same one stood last, 0: none was the same yet.
+    back: u8,
     offset: i32,
     last: u64,
     step: u64,
@@ -33,17 +35,26 @@ pub(super) struct Place {
     pub(super) slot: u64,
     /// A hash of the last value in the line.
     pub(super) variable: u64,
+    /// A hash of all values before it but times.
+    pub(super) values: u64,
     /// The record's time.
     pub(super) time: u64,
 }
 
+/// Numbers of a line that are compared with one behind them.
+const EARLIER: usize = 8;
+
 /// See the module.
 #[derive(Debug, Clone)]
-pub(super) struct Slots(Box<[Slot; SLOTS]>);
+pub(super) struct Slots {
+    all: Box<[Slot; SLOTS]>,
+    /// The last numbers of the line, the latest first.
+    earlier: [u64; EARLIER],
+}
 
 impl Default for Slots {
     fn default() -> Self {
-        Self(table(Slot::default()))
+        Self { all: table(Slot::default()), earlier: [0; EARLIER] }
     }
 }
 
@@ -57,8 +68,13 @@ const fn digits_of(value: u64) -> u32 {
 impl Slots {
     pub(super) const SIZE: usize = SLOTS * size_of::<Slot>();
 
+    /// A line begins.
+    pub(super) const fn begin(&mut self) {
+        self.earlier = [0; EARLIER];
+    }
+
     fn slot(&mut self, place: u64) -> &mut Slot {
-        let slot = &mut self.0[(place >> 44) as usize % SLOTS];
+        let slot = &mut self.all[(place >> 44) as usize % SLOTS];
         let check = place as u16;
         if slot.check != check {
             *slot = Slot { check, ..Slot::default() };
@@ -110,14 +126,20 @@ impl Slots {
         digits: u32,
         out: &mut Vec<u8>,
     ) -> Option<u64> {
-        let pair = predictor.pair_of_place([mix(place.slot, 30), mix(mix(place.slot, place.variable), 31)]);
+        let behind = mix(mix(place.slot, place.variable), 31);
+        let pair = predictor.pair_of_number([mix(place.slot, 30), behind], mix(place.values, 30));
         let small = u32::try_from(value).unwrap_or(u32::MAX);
         let value = match predictor.code(coder, 2, pair, small) {
             Hit::First(value) | Hit::Other(value) => u64::from(value),
             Hit::Missed => {
                 let slot = *self.slot(place.slot);
-                let near = [0, slot.last, slot.last.wrapping_add(slot.step)];
-                let value = self.near(coder, predictor, place.slot, value, &near);
+                let same = self.earlier[usize::from(slot.back).saturating_sub(1) % EARLIER];
+                let near = [0, slot.last, slot.last.wrapping_add(slot.step), same];
+                let near = &near[..if predictor.is_near { 4 } else { 3 }];
+                let value = self.near(coder, predictor, place.slot, value, near);
+                if let Some(n) = self.earlier.iter().position(|earlier| *earlier == value) {
+                    self.slot(place.slot).back = n as u8 + 1;
+                }
                 if let Ok(small) = u32::try_from(value)
                     && small != u32::MAX
                 {
@@ -126,6 +148,8 @@ impl Slots {
                 value
             }
         };
+        self.earlier.copy_within(..EARLIER - 1, 1);
+        self.earlier[0] = value;
         let slot = self.slot(place.slot);
         slot.step = value.wrapping_sub(slot.last);
         slot.last = value;

@@ -7,7 +7,7 @@ use rustc_hash::FxHasher;
 
 use super::super::dictionary::append;
 use super::super::entropy::Coder;
-use super::tokens::{LONGEST_WORD, WORDS};
+use super::tokens::{LONGEST_WORD, WORDS, is_letter};
 
 /// Words that are kept.
 const MOST: usize = 1 << 16;
@@ -54,6 +54,13 @@ impl Words {
     fn bounds(&self, id: u32) -> Option<[usize; 2]> {
         let n = id.checked_sub(WORDS)? as usize;
         self.starts.get(n..n + 2).map(|of| [of[0] as usize, of[1] as usize])
+    }
+
+    /// Whether a word begins with a letter.
+    #[inline(always)]
+    pub(super) fn has_letters(&self, id: u32) -> bool {
+        let [start, _] = self.bounds(id).unwrap_or_default();
+        id >= WORDS && is_letter(self.bytes[start])
     }
 
     /// The word with this number.
