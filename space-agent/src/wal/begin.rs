@@ -730,9 +730,11 @@ fn read_refused(env: &Env, config: &WalConfig) -> Option<Refused> {
     env.store.exists(&path).then(|| store::mirror::read(env, &path)).flatten()
 }
 
-/// Notes beside the log that what is appended from here on was refused, for a process that is killed before the log is open again.
+/// Notes beside the log that what is appended from here on was refused, for a process that is killed before the log is open again. The
+/// disk that has just failed may fail again: what it does not make durable still holds until a power cut.
 pub(super) fn note_refused(env: &Env, config: &WalConfig, epoch: u64, from: u64) {
-    if let Err(error) = store::mirror::write(env, &refused_path(config), &Refused { epoch, from }) {
+    let (path, note) = (refused_path(config), Refused { epoch, from });
+    if let Err(error) = store::mirror::write_at_least_for_now(env, &path, &note) {
         tracing::debug!(%error, "the note of refused requests could not be written");
     }
 }
@@ -740,9 +742,11 @@ pub(super) fn note_refused(env: &Env, config: &WalConfig, epoch: u64, from: u64)
 /// The note holds no more. It is replaced and not deleted: a deletion may come undone in a power cut, and what is appended from
 /// now on would be taken out.
 fn forget_refused(env: &Env, config: &WalConfig) -> Result<(), StoreError> {
-    if read_refused(env, config).is_none_or(|r| r.from == u64::MAX) {
+    let path = refused_path(config);
+    // One that a power cut has left half written goes, too.
+    if !env.store.exists(&path) || read_refused(env, config).is_some_and(|r| r.from == u64::MAX) {
         return Ok(());
     }
-    store::mirror::write(env, &refused_path(config), &Refused { epoch: 0, from: u64::MAX })
+    store::mirror::write(env, &path, &Refused { epoch: 0, from: u64::MAX })
         .map_err(|e| StoreError::Io(e.to_string()))
 }
