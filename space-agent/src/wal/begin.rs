@@ -34,11 +34,16 @@ pub(super) fn create(
     before: Before<'_>,
 ) -> Result<(), StoreError> {
     let mirror = mirror::read(env, config);
-    if let Before::Damaged { file, .. } = before
-        && let Some(found) = Rescue::open(file).and_then(|rescue| Salvage::read(rescue, mirror.as_ref()))
-        && belongs_here(&found, config, mirror.as_ref())
+    let found = match before {
+        Before::Damaged { file, .. } => {
+            Rescue::open(file).and_then(|rescue| Salvage::read(rescue, mirror.as_ref()))
+        }
+        Before::Nothing => None,
+    };
+    if let Some(found) = &found
+        && belongs_here(found, config, mirror.as_ref())
     {
-        return take_over(db, env, config, &found, mirror.as_ref());
+        return take_over(db, env, config, found, mirror.as_ref());
     }
     let now = env.unix_nano();
     let start_counter = match (&mirror, before) {
@@ -65,13 +70,19 @@ pub(super) fn create(
     if let Some(mirror) = &mirror {
         kept = take_front_alone(&txn, env, config, mirror, &mut tally)?;
         close_life(&txn, mirror, kept.items, &mut tally, now)?;
-        salvaged::remember(&txn, 0, [Identity::life(mirror.life().epoch)])?;
+        // What their files had is forgotten with the log.
+        salvaged::lose(&txn, &mirror.lives_but(&[]))?;
+        salvaged::lose(&txn, &[mirror.life().epoch])?;
     }
     set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
     if mirror.is_none() && there_was_one(env, config, before) {
         report_unknown(&txn, life.epoch, now, &mut tally)?;
+        if found.is_none() {
+            // It may have been any.
+            salvaged::lose(&txn, &[salvaged::ANY])?;
+        }
     }
     drops::note_told(&txn, &mut tally)?;
     tally.store(&txn)?;
@@ -166,6 +177,7 @@ fn take_over(
         closed = mirror.acknowledged_in(closed);
     }
     begin_epoch(&txn, new_life(env, counter), closed)?;
+    lose_lives(&txn, mirror, &state, found.life)?;
     set_clock_floor(&txn, mirror)?;
     set_numbers(&txn, &[(META_FORMAT, GROUPS_FORMAT)])?;
     txn.commit()?;
@@ -178,6 +190,17 @@ fn take_over(
         "a damaged write-ahead log was replaced by a new one with its readable data; a new epoch begins"
     );
     Ok(())
+}
+
+/// What the mirror's log knew of other lives and the log of `state` and `life` does not is lost.
+pub(super) fn lose_lives(
+    txn: &WriteTransaction,
+    mirror: Option<&Mirror>,
+    state: &State,
+    life: Life,
+) -> Result<(), StoreError> {
+    let known: Vec<u64> = state.lives.iter().copied().chain([life.epoch]).collect();
+    mirror.map_or(Ok(()), |mirror| salvaged::lose(txn, &mirror.lives_but(&known)))
 }
 
 /// Records what was on board and could not be taken, in the epoch that ends; `unknown`: the number is not exact.

@@ -558,6 +558,11 @@ pub(super) fn continued(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
     Ok(continued.map(|epoch| epoch.epoch).collect())
 }
 
+/// All of them, the latest last.
+pub(super) fn closed(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
+    Ok(closed_epochs(txn)?.iter().map(|epoch| epoch.epoch).collect())
+}
+
 /// The closed epochs, the latest last.
 fn closed_epochs(txn: &ReadTransaction) -> Result<Vec<link::Epoch>, StoreError> {
     let mut closed = Vec::new();
