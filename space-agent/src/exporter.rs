@@ -276,6 +276,7 @@ impl Exporter {
                     Err(WalError::MissingBase(_)) => crate::wal::Chain::default(),
                     chain => chain?,
                 };
+                wal.custody().begin(consumer, id);
                 Ok::<_, WalError>((payload, wal.custody().reached(consumer, lane)?, chain))
             })
             .await??;
@@ -339,9 +340,10 @@ impl Exporter {
             }
             let became = (Counts::of(signal, items.saturating_sub(refused)), Counts::of(signal, refused));
             let ahead = held.then_some(signal);
-            self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, became)).await??;
-            // What is put aside has its turn, too, and so has who waits for memory.
-            if turn.is_over() || self.aside.values().any(|waiting| waiting.until <= Instant::now()) {
+            let wanted =
+                self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, became)).await??;
+            // What is put aside has its turn, too, and so has who waits for memory. A segment that was dropped counts as lost for good.
+            if !wanted || turn.is_over() || self.aside.values().any(|waiting| waiting.until <= Instant::now()) {
                 return Ok(());
             }
         }
