@@ -320,7 +320,6 @@ impl Custody<'_> {
                     None => (Counts::ZERO, Vec::new()),
                 };
                 missing.iter().for_each(|of| *missed.entry(of.consumer.0).or_default() += of.missed);
-                gone.extend(hands.dropping(header.id, had, &missing));
                 remove_segment(txn, header.id)?;
                 let lost = header.items.saturating_sub(had);
                 tally.delivered += header.items.saturating_sub(lost);
@@ -328,6 +327,8 @@ impl Custody<'_> {
                     let drop = drops::of_segment(header, lost, reason, now);
                     drops::record(txn, &mut tally, state.life.epoch, drop, sent)?;
                 }
+                let drop = (lost.total() > 0).then(|| tally.next_drop - 1);
+                gone.extend(hands.gone(header.id, drop, had, &missing));
             }
             tally.store(txn)?;
             let missed = had::note_missed(txn, state, &missed)?;

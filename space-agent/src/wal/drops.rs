@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link::{self, DropReason};
-use perigee_shared::segment::{Header, Lane, SegmentId};
+use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::StoreError;
 use prost::Message;
@@ -82,36 +82,28 @@ pub(super) fn append(
     Ok(())
 }
 
-/// Takes items out of the drop of a segment: they were delivered after all. Whether there is one that no station may know of.
+/// Takes items out of a drop: they were delivered after all. Not from one that a station may know of, which does not change any more.
 pub(super) fn take_back(
     txn: &WriteTransaction,
     tally: &mut Tally,
-    id: SegmentId,
+    key: DropKey,
     items: Counts,
 ) -> Result<bool, StoreError> {
     let mut table = txn.open_table(DROPS)?;
-    let key = |drop| DropKey { epoch: id.epoch, id: drop };
-    let mut found = None;
-    for row in table.range(key(tally.drops_reported)..=key(u64::MAX))? {
-        let (known, drop) = read(row?.1.value())?;
-        let has = |range: link::Range| range.start <= id.sequence && id.sequence < range.end;
-        if drop.lane == u32::from(id.lane.0) && drop.sequences.is_some_and(has) {
-            found = Some((known, drop));
-        }
-    }
-    let Some((known, drop)) = found else { return Ok(false) };
+    let found = table.get(key)?.map(|value| read(value.value())).transpose()?;
+    let Some((known, drop)) = found.filter(|_| key.id >= tally.drops_reported) else { return Ok(false) };
     let before = Counts::from(drop.items.unwrap_or_default());
     let left = before.saturating_sub(items);
     let dropped = tally.dropped.entry(drop.reason).or_default();
     *dropped = dropped.saturating_sub(before.saturating_sub(left));
     tally.delivered += before.saturating_sub(left);
     if left.total() == 0 {
-        table.remove(key(drop.id))?;
+        table.remove(key)?;
         tally.drops = tally.drops.saturating_sub(1);
         return Ok(true);
     }
     std::mem::drop(table);
-    insert(txn, id.epoch, &link::Drop { items: Some(left.into()), ..drop }, &known)?;
+    insert(txn, key.epoch, &link::Drop { items: Some(left.into()), ..drop }, &known)?;
     Ok(true)
 }
 

@@ -3,7 +3,7 @@
 //! A segment stays until the last consumer has passed it. Items whose every consumer has them count as delivered before that, and
 //! items that one consumer has are not dropped when the segment is: only the others miss them, and that is counted by consumer. A direct
 //! exporter that is in the middle of a segment when it is dropped has all of it in memory and goes on: what its backend takes then is
-//! taken back from the drop, as long as no station may know of that.
+//! taken back from the drop, which no station hears of before.
 
 use std::collections::BTreeMap;
 
@@ -188,6 +188,8 @@ pub(super) struct Missing {
 #[derive(Debug, Clone)]
 pub(super) struct Gone {
     id: SegmentId,
+    /// The record of it, if anything was lost.
+    drop: Option<u64>,
     /// Items that at least one consumer has.
     had: Counts,
     by: Vec<Missing>,
@@ -201,16 +203,28 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    /// What there is to know of a segment that is dropped, if anybody is in the middle of it.
-    pub(super) fn dropping(&self, id: SegmentId, had: Counts, missing: &[Missing]) -> Option<Gone> {
+    /// What there is to know of a segment that was dropped, if anybody is in the middle of it.
+    pub(super) fn gone(
+        &self,
+        id: SegmentId,
+        drop: Option<u64>,
+        had: Counts,
+        missing: &[Missing],
+    ) -> Option<Gone> {
         let in_hand = |m: &&Missing| self.of.contains(&(m.consumer, Place::of(id)));
         let by: Vec<Missing> = missing.iter().filter(in_hand).copied().collect();
-        (!by.is_empty()).then_some(Gone { id, had, by })
+        (!by.is_empty()).then_some(Gone { id, drop, had, by })
     }
 
     /// Segments were dropped.
     pub(super) fn dropped(&mut self, gone: Vec<Gone>) {
         self.gone.extend(gone);
+    }
+
+    /// From this one on no station is told of drops of an epoch yet: they may still become less.
+    pub(super) fn untold(&self, epoch: u64) -> u64 {
+        let drops = self.gone.iter().filter(|gone| gone.id.epoch == epoch).filter_map(|gone| gone.drop);
+        drops.min().unwrap_or(u64::MAX)
     }
 }
 
@@ -280,10 +294,19 @@ pub struct Held {
 impl Custody<'_> {
     /// Notes that `consumer` begins to send a segment.
     pub fn begin(&mut self, consumer: ConsumerId, id: SegmentId) {
+        self.0.notes.hands.of.push((consumer, Place::of(id)));
+    }
+
+    /// Notes that it is in the middle of none.
+    pub fn leave(&mut self, consumer: ConsumerId) {
         let Hands { of, gone } = &mut self.0.notes.hands;
         of.retain(|(other, _)| *other != consumer);
-        of.push((consumer, Place::of(id)));
+        let before = gone.len();
         gone.retain(|gone| of.iter().any(|(_, place)| *place == Place::of(gone.id)));
+        if gone.len() != before {
+            // A contact tells drops when something was sealed.
+            self.0.unasked.send_replace(());
+        }
     }
 
     /// Notes what became of items of a segment that is gone: of those that were undecided these were taken, and these refused. Whether
@@ -309,7 +332,10 @@ impl Custody<'_> {
         gone.had = had;
         let counted = self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
-            let counted = fresh.total() == 0 || drops::take_back(txn, &mut tally, gone.id, fresh)?;
+            let counted = fresh.total() == 0
+                || gone.drop.map_or(Ok(false), |drop| {
+                    drops::take_back(txn, &mut tally, DropKey { epoch: gone.id.epoch, id: drop }, fresh)
+                })?;
             tally.store(txn)?;
             let missed = note_had(txn, state, consumer, taken)?;
             Ok((counted, vec![Edit::Tally(tally), Edit::Missed(missed)]))
