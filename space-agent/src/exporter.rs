@@ -211,6 +211,7 @@ impl Exporter {
             *of_lane = of_lane.with(*signal);
         }
         let next = self.wal.call(move |wal| {
+            wal.custody().leave(consumer);
             for lane in wal.custody().lanes().into_iter().filter(|lane| only.is_none_or(|only| only == *lane))
             {
                 let aside = aside.get(&lane).copied().unwrap_or_default();
@@ -276,6 +277,7 @@ impl Exporter {
                     Err(WalError::MissingBase(_)) => crate::wal::Chain::default(),
                     chain => chain?,
                 };
+                wal.custody().begin(consumer, id);
                 Ok::<_, WalError>((payload, wal.custody().reached(consumer, lane)?, chain))
             })
             .await??;
@@ -339,9 +341,14 @@ impl Exporter {
             }
             let became = (Counts::of(signal, items.saturating_sub(refused)), Counts::of(signal, refused));
             let ahead = held.then_some(signal);
-            self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, became)).await??;
-            // What is put aside has its turn, too, and so has who waits for memory.
-            if turn.is_over() || self.aside.values().any(|waiting| waiting.until <= Instant::now()) {
+            let wanted = self
+                .wal
+                .call(move |wal| wal.custody().advance(consumer, id, ahead, number, became))
+                .await??;
+            // What is put aside has its turn, too, and so has who waits for memory. What is left of a segment that was
+            // dropped counts as lost once a station has heard of that.
+            if !wanted || turn.is_over() || self.aside.values().any(|waiting| waiting.until <= Instant::now())
+            {
                 return Ok(());
             }
         }

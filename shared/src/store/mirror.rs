@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::beside;
 use crate::env::Env;
 
 /// Bytes before the JSON.
@@ -30,11 +31,29 @@ pub fn read<T: DeserializeOwned>(env: &Env, path: &Path) -> Option<T> {
 
 /// Replaces the file at `path`: after a crash it has either the old content or the new.
 pub fn write<T: Serialize>(env: &Env, path: &Path, value: &T) -> io::Result<()> {
+    env.store.replace(path, &content(value)?)
+}
+
+/// The same for what the next process must know: where the medium does not take it, it stands in its place all the same. The page cache
+/// outlives the process; after a power cut there is the old content, the new, or none that can be read.
+pub fn write_at_least_for_now<T: Serialize>(env: &Env, path: &Path, value: &T) -> io::Result<()> {
+    let content = content(value)?;
+    env.store.replace(path, &content).or_else(|error| {
+        let new = beside(path, ".new");
+        // A part of it would take the place of an earlier one that is whole.
+        match env.store.read(&new) {
+            Ok(found) if found == content => env.store.rename(&new, path),
+            _ => Err(error),
+        }
+    })
+}
+
+fn content<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(value)?;
     let mut content = blake3::hash(&json).to_hex().as_bytes().to_vec();
     content.push(b'\n');
     content.extend(json);
-    env.store.replace(path, &content)
+    Ok(content)
 }
 
 #[cfg(test)]

@@ -179,6 +179,8 @@ pub(super) async fn drive(
     let (queue, frames) = mpsc::channel(QUEUE);
     let greeted = CancellationToken::new();
     let writer = tokio::spawn(write_control(control, frames, greeted.clone().drop_guard()));
+    // What is recorded from here on may be told twice.
+    let reported_drops = shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?;
     let (hello, asked) = hello(shipper, pass).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
@@ -196,7 +198,7 @@ pub(super) async fn drive(
         ahead: 0,
         told: Told::No,
         writers: JoinSet::new(),
-        reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
+        reported_drops,
         shipper,
         pass,
         recoder: Recoder::default(),

@@ -34,11 +34,16 @@ pub(super) fn create(
     before: Before<'_>,
 ) -> Result<(), StoreError> {
     let mirror = mirror::read(env, config);
-    if let Before::Damaged { file, .. } = before
-        && let Some(found) = Rescue::open(file).and_then(|rescue| Salvage::read(rescue, mirror.as_ref()))
-        && belongs_here(&found, config, mirror.as_ref())
+    let found = match before {
+        Before::Damaged { file, .. } => {
+            Rescue::open(file).and_then(|rescue| Salvage::read(rescue, mirror.as_ref()))
+        }
+        Before::Nothing => None,
+    };
+    if let Some(found) = &found
+        && belongs_here(found, config, mirror.as_ref())
     {
-        return take_over(db, env, config, &found, mirror.as_ref());
+        return take_over(db, env, config, found, mirror.as_ref());
     }
     let now = env.unix_nano();
     let start_counter = match (&mirror, before) {
@@ -65,13 +70,19 @@ pub(super) fn create(
     if let Some(mirror) = &mirror {
         kept = take_front_alone(&txn, env, config, mirror, &mut tally)?;
         close_life(&txn, mirror, kept.items, &mut tally, now)?;
-        salvaged::remember(&txn, 0, [Identity::life(mirror.life().epoch)])?;
+        // What their files had is forgotten with the log.
+        salvaged::lose(&txn, &mirror.lives_but(&[]))?;
+        salvaged::lose(&txn, &[mirror.life().epoch])?;
     }
     set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
     if mirror.is_none() && there_was_one(env, config, before) {
         report_unknown(&txn, life.epoch, now, &mut tally)?;
+        if found.is_none() {
+            // It may have been any.
+            salvaged::lose(&txn, &[salvaged::ANY])?;
+        }
     }
     drops::note_told(&txn, &mut tally)?;
     tally.store(&txn)?;
@@ -166,6 +177,7 @@ fn take_over(
         closed = mirror.acknowledged_in(closed);
     }
     begin_epoch(&txn, new_life(env, counter), closed)?;
+    lose_lives(&txn, mirror, &state, found.life)?;
     set_clock_floor(&txn, mirror)?;
     set_numbers(&txn, &[(META_FORMAT, GROUPS_FORMAT)])?;
     txn.commit()?;
@@ -178,6 +190,17 @@ fn take_over(
         "a damaged write-ahead log was replaced by a new one with its readable data; a new epoch begins"
     );
     Ok(())
+}
+
+/// What the mirror's log knew of other lives and the log of `state` and `life` does not is lost.
+pub(super) fn lose_lives(
+    txn: &WriteTransaction,
+    mirror: Option<&Mirror>,
+    state: &State,
+    life: Life,
+) -> Result<(), StoreError> {
+    let known: Vec<u64> = state.lives.iter().copied().chain([life.epoch]).collect();
+    mirror.map_or(Ok(()), |mirror| salvaged::lose(txn, &mirror.lives_but(&known)))
 }
 
 /// Records what was on board and could not be taken, in the epoch that ends; `unknown`: the number is not exact.
@@ -730,9 +753,11 @@ fn read_refused(env: &Env, config: &WalConfig) -> Option<Refused> {
     env.store.exists(&path).then(|| store::mirror::read(env, &path)).flatten()
 }
 
-/// Notes beside the log that what is appended from here on was refused, for a process that is killed before the log is open again.
+/// Notes beside the log that what is appended from here on was refused, for a process that is killed before the log is open again. The
+/// disk that has just failed may fail again: what it does not make durable still holds until a power cut.
 pub(super) fn note_refused(env: &Env, config: &WalConfig, epoch: u64, from: u64) {
-    if let Err(error) = store::mirror::write(env, &refused_path(config), &Refused { epoch, from }) {
+    let (path, note) = (refused_path(config), Refused { epoch, from });
+    if let Err(error) = store::mirror::write_at_least_for_now(env, &path, &note) {
         tracing::debug!(%error, "the note of refused requests could not be written");
     }
 }
@@ -740,9 +765,11 @@ pub(super) fn note_refused(env: &Env, config: &WalConfig, epoch: u64, from: u64)
 /// The note holds no more. It is replaced and not deleted: a deletion may come undone in a power cut, and what is appended from
 /// now on would be taken out.
 fn forget_refused(env: &Env, config: &WalConfig) -> Result<(), StoreError> {
-    if read_refused(env, config).is_none_or(|r| r.from == u64::MAX) {
+    let path = refused_path(config);
+    // One that a power cut has left half written goes, too.
+    if !env.store.exists(&path) || read_refused(env, config).is_some_and(|r| r.from == u64::MAX) {
         return Ok(());
     }
-    store::mirror::write(env, &refused_path(config), &Refused { epoch: 0, from: u64::MAX })
+    store::mirror::write(env, &path, &Refused { epoch: 0, from: u64::MAX })
         .map_err(|e| StoreError::Io(e.to_string()))
 }

@@ -200,7 +200,7 @@ impl Custody<'_> {
     }
 
     /// Moves the cursor of `consumer`, or that of one signal ahead of it, behind so many requests of a segment. Of the last one's items
-    /// its backend has `taken` some and refused others for good.
+    /// its backend has `taken` some and refused others for good. Whether the rest is wanted: the segment may have been dropped.
     pub fn advance(
         &mut self,
         consumer: ConsumerId,
@@ -208,7 +208,10 @@ impl Custody<'_> {
         ahead: Option<Signal>,
         requests: u64,
         (taken, refused): (Counts, Counts),
-    ) -> Result<(), WalError> {
+    ) -> Result<bool, WalError> {
+        if !self.is_on_board(id) {
+            return self.late(consumer, id, |_| (taken, refused));
+        }
         self.0.write(|txn, _| {
             let key = CursorKey { consumer: consumer.0, lane: id.lane.0 };
             let cursor = Cursor { sequence: id.sequence, requests };
@@ -221,8 +224,12 @@ impl Custody<'_> {
                 had::note(txn, REFUSED, consumer.of(id), refused)?;
                 had::note(txn, TAKEN, consumer.of(id), taken)?;
             }
-            Ok(((), Vec::new()))
+            Ok((true, Vec::new()))
         })
+    }
+
+    fn is_on_board(&self, id: SegmentId) -> bool {
+        self.0.state().lanes.get(&id.lane).is_some_and(|lane| lane.on_board.contains(id.sequence))
     }
 
     /// Notes that `consumer` is done with these segments, and deletes those that nobody waits for any more. Returns how many
@@ -232,6 +239,11 @@ impl Custody<'_> {
             return Ok(0);
         }
         let takers = had::takers(&self.0.state().consumers, self.0.config());
+        for Delivery { id, refused } in deliveries {
+            if !self.is_on_board(*id) {
+                self.late(consumer, *id, |left| (left.saturating_sub(*refused), *refused))?;
+            }
+        }
         self.0.write(|txn, state| {
             let mut passing = Passing::new(txn, state, &takers);
             for delivery in deliveries {
@@ -297,6 +309,8 @@ impl Custody<'_> {
         let sent: Vec<bool> = victims.iter().map(|h| self.was_sent(h.id)).collect();
         let count = victims.len();
         let takers = had::takers(&self.0.state().consumers, self.0.config());
+        let hands = std::mem::take(&mut self.0.notes.hands);
+        let mut gone = Vec::new();
         let missed = self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
             let mut missed: BTreeMap<u8, Counts> = BTreeMap::new();
@@ -305,7 +319,7 @@ impl Custody<'_> {
                     Some(record) => had::written(txn)?.had(&record, &takers)?,
                     None => (Counts::ZERO, Vec::new()),
                 };
-                missing.into_iter().for_each(|(of, items)| *missed.entry(of.0).or_default() += items);
+                missing.iter().for_each(|of| *missed.entry(of.consumer.0).or_default() += of.missed);
                 remove_segment(txn, header.id)?;
                 let lost = header.items.saturating_sub(had);
                 tally.delivered += header.items.saturating_sub(lost);
@@ -313,13 +327,18 @@ impl Custody<'_> {
                     let drop = drops::of_segment(header, lost, reason, now);
                     drops::record(txn, &mut tally, state.life.epoch, drop, sent)?;
                 }
+                let drop = (lost.total() > 0).then(|| tally.next_drop - 1);
+                gone.extend(hands.gone(header.id, drop, had, &missing));
             }
             tally.store(txn)?;
             let missed = had::note_missed(txn, state, &missed)?;
             let removed = victims.into_iter().map(Edit::Removed);
             let edits = [Edit::Tally(tally), Edit::Missed(missed.clone())];
             Ok((missed, edits.into_iter().chain(removed).collect()))
-        })?;
+        });
+        self.0.notes.hands = hands;
+        let missed = missed?;
+        self.0.notes.hands.dropped(gone);
         let missed: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
         let missed = missed.join(", ");
         tracing::warn!(segments = count, reason = reason_name(reason), missed, "dropped segments");

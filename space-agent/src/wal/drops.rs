@@ -82,6 +82,31 @@ pub(super) fn append(
     Ok(())
 }
 
+/// Takes items out of a drop: they were delivered after all. Not from one that a station may know of, which does not change any more.
+pub(super) fn take_back(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    key: DropKey,
+    items: Counts,
+) -> Result<bool, StoreError> {
+    let mut table = txn.open_table(DROPS)?;
+    let found = table.get(key)?.map(|value| read(value.value())).transpose()?;
+    let Some((known, drop)) = found.filter(|_| key.id >= tally.drops_reported) else { return Ok(false) };
+    let before = Counts::from(drop.items.unwrap_or_default());
+    let left = before.saturating_sub(items);
+    let dropped = tally.dropped.entry(drop.reason).or_default();
+    *dropped = dropped.saturating_sub(before.saturating_sub(left));
+    tally.delivered += before.saturating_sub(left);
+    if left.total() == 0 {
+        table.remove(key)?;
+        tally.drops = tally.drops.saturating_sub(1);
+        return Ok(true);
+    }
+    std::mem::drop(table);
+    insert(txn, key.epoch, &link::Drop { items: Some(left.into()), ..drop }, &known)?;
+    Ok(true)
+}
+
 /// Records that something is lost, and nobody knows how much.
 pub(super) fn append_unknown(
     txn: &WriteTransaction,

@@ -149,20 +149,25 @@ pub(super) fn new_life(env: &Env, start_counter: u64) -> Life {
 pub struct Epochs<'a>(pub(super) &'a mut Wal);
 
 impl Epochs<'_> {
-    /// The epochs for a Hello to `station`, the current one last.
+    /// The epochs for a Hello to `station`, the current one last; to none: with everything.
     pub fn hello(&mut self, station: &str) -> Result<Vec<link::Epoch>, WalError> {
         self.close_reported_drops()?;
         self.0.bases().forget()?;
-        let mut told = self.0.read(|txn, state| Ok(hello(txn, state, station)?))?;
+        let below = if station.is_empty() { u64::MAX } else { self.untold() };
+        let mut told = self.0.read(|txn, state| Ok(hello(txn, state, station, below)?))?;
         if let Some(own) = told.last_mut() {
             own.in_memory = self.0.away.is_some();
         }
         Ok(told)
     }
 
-    /// The id that the next drop of this epoch gets.
-    pub const fn drops_recorded(&self) -> u64 {
-        self.0.state().tally.next_drop
+    /// The id that the next drop of this epoch gets, or that of the first one that may still change.
+    pub fn drops_recorded(&self) -> u64 {
+        self.0.state().tally.next_drop.min(self.untold())
+    }
+
+    fn untold(&self) -> u64 {
+        self.0.notes.hands.untold(self.0.state().life.epoch)
     }
 
     /// The drops of this epoch from id `from` on that `station` does not know.
@@ -179,12 +184,12 @@ impl Epochs<'_> {
     /// From now on the recorded drops do not change, since a station may know them.
     fn close_reported_drops(&mut self) -> Result<(), WalError> {
         self.0.ready()?;
-        let tally = &self.0.state().tally;
-        if tally.drops_reported >= tally.next_drop {
+        let below = self.drops_recorded();
+        if self.0.state().tally.drops_reported >= below {
             return Ok(());
         }
         self.0.write(|txn, state| {
-            let tally = Tally { drops_reported: state.tally.next_drop, ..state.tally.clone() };
+            let tally = Tally { drops_reported: below, ..state.tally.clone() };
             set_numbers(txn, &[(META_REPORTED, tally.drops_reported)])?;
             Ok(((), vec![Edit::Tally(tally)]))
         })
@@ -558,6 +563,11 @@ pub(super) fn continued(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
     Ok(continued.map(|epoch| epoch.epoch).collect())
 }
 
+/// All of them, the latest last.
+pub(super) fn closed(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
+    Ok(closed_epochs(txn)?.iter().map(|epoch| epoch.epoch).collect())
+}
+
 /// The closed epochs, the latest last.
 fn closed_epochs(txn: &ReadTransaction) -> Result<Vec<link::Epoch>, StoreError> {
     let mut closed = Vec::new();
@@ -572,15 +582,21 @@ fn closed_epoch(message: &[u8]) -> Result<link::Epoch, StoreError> {
     link::Epoch::decode(message).map_err(|_| StoreError::Damaged("an earlier epoch".to_owned()))
 }
 
-fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link::Epoch>, StoreError> {
+/// `below`: from that drop of the current epoch on none is told.
+fn hello(
+    txn: &ReadTransaction,
+    state: &State,
+    station: &str,
+    below: u64,
+) -> Result<Vec<link::Epoch>, StoreError> {
     let drops_table = txn.open_table(DROPS)?;
     let acknowledged = acknowledged::told(txn)?;
     let mut left = DROPS_A_HELLO;
-    let mut drops_told = |epoch: u64| -> Result<Vec<link::Drop>, StoreError> {
+    let mut drops_told = |epoch: u64, below: u64| -> Result<Vec<link::Drop>, StoreError> {
         let mut out = Vec::new();
         for entry in drops_table.range(drops_of(epoch))? {
             let (known, drop) = drops::read(entry?.1.value())?;
-            if left > 0 && !known.iter().any(|k| k == station) {
+            if left > 0 && drop.id < below && !known.iter().any(|k| k == station) {
                 left -= 1;
                 out.push(drop);
             }
@@ -593,7 +609,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
             let known = acknowledged.get(&(epoch.epoch, lane.lane)).cloned().unwrap_or_default();
             lane.acknowledged = acknowledged::join(known, &lane.acknowledged);
         }
-        epoch.drops = drops_told(epoch.epoch)?;
+        epoch.drops = drops_told(epoch.epoch, u64::MAX)?;
     }
     // Every station must hear that an epoch is closed; the latest few are enough, since a life is long.
     let silent = out.len().saturating_sub(CLOSED_EPOCHS);
@@ -623,7 +639,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         start_counter: life.start_counter,
         started_unix_nano: life.started_unix_nano,
         lanes: lanes.collect(),
-        drops: drops_told(life.epoch)?,
+        drops: drops_told(life.epoch, below)?,
         ..link::Epoch::default()
     });
     Ok(out)

@@ -253,6 +253,39 @@ fn what_was_refused_stays_out_though_the_front_has_it() {
 }
 
 #[test]
+fn what_was_refused_stays_out_after_a_kill_while_no_sync_succeeds() {
+    for left_before in [false, true] {
+        let (bench, mut wal) = begun();
+        append(&mut wal, 1..4);
+        if left_before {
+            // A note of an earlier time says that nothing was refused.
+            let note = bench.file().with_file_name("refused.json");
+            let none = serde_json::json!({ "epoch": 0, "from": u64::MAX });
+            perigee_shared::store::mirror::write(&bench.disk.env(), &note, &none).unwrap();
+        }
+        let (operation, trouble) = (Operation::Sync, Trouble::InputOutput);
+        bench.disk.arm(Fault { operation, trouble, after: 0, times: 1_000, seed: 3 });
+        bench.disk.set_unsynced(true);
+        for n in 9..12 {
+            assert!(wal.journal().append(&[request(n, 5, 1_000)]).is_err());
+        }
+        bench.disk.kill();
+        drop(wal);
+        bench.disk.heal();
+        bench.disk.set_unsynced(false);
+        let mut wal = bench.open();
+        assert_eq!((deliverable(&mut wal), told(&mut wal)), (logs(16), (Counts::ZERO, false)));
+        // The note takes out nothing that is accepted later.
+        append(&mut wal, 20..22);
+        bench.disk.kill();
+        drop(wal);
+        let mut wal = bench.open();
+        assert_eq!(deliverable(&mut wal), logs(26));
+        assert_adds_up(&wal);
+    }
+}
+
+#[test]
 fn frames_of_another_epoch_are_not_taken() {
     let (bench, mut wal) = begun();
     append(&mut wal, 1..6);

@@ -1,20 +1,22 @@
 //! What consumers have of segments that are still on board.
 //!
 //! A segment stays until the last consumer has passed it. Items whose every consumer has them count as delivered before that, and
-//! items that one consumer has are not dropped when the segment is: only the others miss them, and that is counted by consumer.
+//! items that one consumer has are not dropped when the segment is: only the others miss them, and that is counted by consumer. A direct
+//! exporter that is in the middle of a segment when it is dropped has all of it in memory and goes on: what its backend takes then is
+//! taken back from the drop, which no station hears of before.
 
 use std::collections::BTreeMap;
 
-use perigee_shared::segment::Lane;
+use perigee_shared::segment::{Lane, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::StoreError;
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::custody::ConsumerId;
 use super::reached::Reached;
-use super::state::State;
+use super::state::{Edit, State};
 use super::tables::*;
-use super::{Custody, SegmentRecord, WalConfig, WalError};
+use super::{Custody, SegmentRecord, WalConfig, WalError, drops};
 
 /// Consumers by their numbers, with the signals that their pipelines use.
 pub(super) type Takers = Vec<(ConsumerId, SignalSet)>;
@@ -135,13 +137,16 @@ where
         &self,
         record: &SegmentRecord,
         takers: &Takers,
-    ) -> Result<(Counts, Vec<(ConsumerId, Counts)>), StoreError> {
+    ) -> Result<(Counts, Vec<Missing>), StoreError> {
         let (mut most, mut missing) = (Counts::ZERO, Vec::new());
         for (consumer, signals) in takers {
             let had = self.had_by(record, (*consumer, *signals))?;
             most = most.max(had);
             if record.waiting & consumer.bit() != 0 {
-                missing.push((*consumer, record.header.items.only(*signals).saturating_sub(had)));
+                let missed = record.header.items.only(*signals).saturating_sub(had);
+                let refused = counts(self.refused.as_ref(), consumer.of(record.header.id))?;
+                let undecided = missed.saturating_sub(refused);
+                missing.push(Missing { consumer: *consumer, had, missed, undecided });
             }
         }
         Ok((most, missing))
@@ -169,6 +174,60 @@ where
     }
 }
 
+/// What a consumer that waits for a segment has of it, and has not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing {
+    pub(super) consumer: ConsumerId,
+    had: Counts,
+    pub(super) missed: Counts,
+    /// Of those, the ones that its backend has not refused.
+    undecided: Counts,
+}
+
+/// A segment that was dropped while consumers were in the middle of it.
+#[derive(Debug, Clone)]
+pub(super) struct Gone {
+    id: SegmentId,
+    /// The record of it, if anything was lost.
+    drop: Option<u64>,
+    /// Items that at least one consumer has.
+    had: Counts,
+    by: Vec<Missing>,
+}
+
+/// What consumers are in the middle of.
+#[derive(Debug, Default)]
+pub(super) struct Hands {
+    of: Vec<(ConsumerId, Place)>,
+    gone: Vec<Gone>,
+}
+
+impl Hands {
+    /// What there is to know of a segment that was dropped, if anybody is in the middle of it.
+    pub(super) fn gone(
+        &self,
+        id: SegmentId,
+        drop: Option<u64>,
+        had: Counts,
+        missing: &[Missing],
+    ) -> Option<Gone> {
+        let in_hand = |m: &&Missing| self.of.contains(&(m.consumer, Place::of(id)));
+        let by: Vec<Missing> = missing.iter().filter(in_hand).copied().collect();
+        (!by.is_empty()).then_some(Gone { id, drop, had, by })
+    }
+
+    /// Segments were dropped.
+    pub(super) fn dropped(&mut self, gone: Vec<Gone>) {
+        self.gone.extend(gone);
+    }
+
+    /// From this one on no station is told of drops of an epoch yet: they may still become less.
+    pub(super) fn untold(&self, epoch: u64) -> u64 {
+        let drops = self.gone.iter().filter(|gone| gone.id.epoch == epoch).filter_map(|gone| gone.drop);
+        drops.min().unwrap_or(u64::MAX)
+    }
+}
+
 /// Adds to what such a table says of a consumer and a segment.
 pub(super) fn note(
     txn: &WriteTransaction,
@@ -185,7 +244,7 @@ pub(super) fn note(
     Ok(())
 }
 
-/// Adds to what was dropped before `consumer` had it.
+/// Adds to what was dropped before consumers had it.
 pub(super) fn note_missed(
     txn: &WriteTransaction,
     state: &State,
@@ -197,6 +256,24 @@ pub(super) fn note_missed(
         let Some(items) = missed.get(id).filter(|items| items.total() > 0) else { continue };
         let before = table.get(name.as_str())?.and_then(|v| Counts::from_bytes(v.value()));
         let now = before.unwrap_or_default() + *items;
+        table.insert(name.as_str(), &now.to_bytes()[..])?;
+        out.push((name.clone(), now));
+    }
+    Ok(out)
+}
+
+/// The inverse for one of them.
+fn note_had(
+    txn: &WriteTransaction,
+    state: &State,
+    consumer: ConsumerId,
+    items: Counts,
+) -> Result<Vec<(String, Counts)>, StoreError> {
+    let mut table = txn.open_table(MISSED)?;
+    let mut out = Vec::new();
+    for (name, _) in state.consumers.iter().filter(|(_, id)| **id == consumer.0) {
+        let before = state.missed.get(name).copied().unwrap_or_default();
+        let now = before.saturating_sub(items);
         table.insert(name.as_str(), &now.to_bytes()[..])?;
         out.push((name.clone(), now));
     }
@@ -215,6 +292,59 @@ pub struct Held {
 }
 
 impl Custody<'_> {
+    /// Notes that `consumer` begins to send a segment.
+    pub fn begin(&mut self, consumer: ConsumerId, id: SegmentId) {
+        self.0.notes.hands.of.push((consumer, Place::of(id)));
+    }
+
+    /// Notes that it is in the middle of none.
+    pub fn leave(&mut self, consumer: ConsumerId) {
+        let Hands { of, gone } = &mut self.0.notes.hands;
+        of.retain(|(other, _)| *other != consumer);
+        let before = gone.len();
+        gone.retain(|gone| of.iter().any(|(_, place)| *place == Place::of(gone.id)));
+        if gone.len() != before {
+            // A contact tells drops when something was sealed.
+            self.0.unasked.send_replace(());
+        }
+    }
+
+    /// Notes what became of items of a segment that is gone: of those that were undecided these were taken, and these refused. Whether
+    /// the rest still counts.
+    pub(super) fn late(
+        &mut self,
+        consumer: ConsumerId,
+        id: SegmentId,
+        became: impl FnOnce(Counts) -> (Counts, Counts),
+    ) -> Result<bool, WalError> {
+        let all = &self.0.notes.hands.gone;
+        let Some(at) = all.iter().position(|gone| Place::of(gone.id) == Place::of(id)) else {
+            return Ok(false);
+        };
+        let mut gone = all[at].clone();
+        let Some(of) = gone.by.iter_mut().find(|of| of.consumer == consumer) else { return Ok(false) };
+        let (taken, refused) = became(of.undecided);
+        of.had += taken;
+        of.undecided = of.undecided.saturating_sub(taken + refused);
+        let had = gone.had.max(of.had);
+        // Another consumer may have had the same.
+        let fresh = had.saturating_sub(gone.had);
+        gone.had = had;
+        let counted = self.0.write(|txn, state| {
+            let mut tally = state.tally.clone();
+            let counted = fresh.total() == 0
+                || gone.drop.map_or(Ok(false), |drop| {
+                    drops::take_back(txn, &mut tally, DropKey { epoch: gone.id.epoch, id: drop }, fresh)
+                })?;
+            tally.store(txn)?;
+            let missed = note_had(txn, state, consumer, taken)?;
+            Ok((counted, vec![Edit::Tally(tally), Edit::Missed(missed)]))
+        })?;
+        // They are forgotten when the log was opened again meanwhile.
+        self.0.notes.hands.gone.get_mut(at).into_iter().for_each(|before| *before = gone.clone());
+        Ok(counted)
+    }
+
     /// What only `consumer` has still to pass. Reads every segment's header.
     pub fn held(&mut self, consumer: ConsumerId) -> Result<Held, WalError> {
         let takers = takers(&self.0.state().consumers, self.0.config());

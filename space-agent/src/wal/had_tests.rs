@@ -142,3 +142,82 @@ fn what_consumers_have_and_missed_is_known_after_damage() {
     assert_eq!(wal.custody().missed()["a"], logs(5 + 2) + metrics(6));
     assert_adds_up(&wal);
 }
+
+/// What the drops that a station hears of now have together.
+fn told(wal: &mut Wal) -> Counts {
+    let epochs = wal.epochs().hello("svalbard").unwrap();
+    epochs.iter().flat_map(|epoch| &epoch.drops).map(|drop| Counts::from(drop.items.unwrap())).sum()
+}
+
+#[test]
+fn what_a_consumer_gets_of_a_segment_while_that_is_dropped_is_taken_back_from_the_drop() {
+    let bench = bench(&[("link", SignalSet::ALL), ("a", SignalSet::ALL), ("b", SignalSet::ALL)]);
+    let mut wal = bench.open();
+    let headers: Vec<Header> = (0..3).map(|n| mixed(&mut wal, n)).collect();
+    let [a, b] = ["a", "b"].map(|name| id(&wal, name));
+    let first = headers[0].id;
+    wal.custody().begin(a, first);
+    wal.custody().begin(b, first);
+    wal.custody().advance(a, first, None, 1, (logs(3), Counts::ZERO)).unwrap();
+    // All three are one record.
+    wal.custody().drop_segments(headers.clone(), DropReason::QuotaOldest).unwrap();
+    let counts = |wal: &Wal| (wal.summary().delivered, dropped(wal));
+    assert_eq!(counts(&wal), (logs(3), logs(2 + 10) + metrics(9)));
+    // Three of them a has.
+    assert!(wal.custody().advance(b, first, None, 1, (logs(4), logs(1))).unwrap());
+    assert_eq!(counts(&wal), (logs(4), logs(1 + 10) + metrics(9)));
+    assert!(wal.custody().advance(a, first, None, 2, (metrics(2), metrics(1))).unwrap());
+    // That was not all: the last request and the end of the segment are one.
+    wal.custody().pass(a, &[Delivery { id: first, refused: logs(1) }]).unwrap();
+    wal.custody().pass(a, &[Delivery::whole(first)]).unwrap();
+    assert_eq!(counts(&wal), (logs(4) + metrics(2), logs(1 + 10) + metrics(1 + 6)));
+    assert_adds_up(&wal);
+    // No station hears of it before both are done.
+    wal.custody().leave(a);
+    assert_eq!(told(&mut wal), Counts::ZERO);
+    wal.custody().leave(b);
+    assert_eq!(told(&mut wal), dropped(&wal));
+    assert!(!wal.custody().advance(b, first, None, 2, (metrics(3), Counts::ZERO)).unwrap());
+    assert_eq!(counts(&wal), (logs(4) + metrics(2), logs(1 + 10) + metrics(1 + 6)));
+    // Nobody was in the middle of the second.
+    assert!(!wal.custody().advance(a, headers[1].id, None, 1, (logs(5), Counts::ZERO)).unwrap());
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(counts(&wal), (logs(4) + metrics(2), logs(1 + 10) + metrics(1 + 6)));
+    assert_eq!(told(&mut wal), dropped(&wal));
+    let missed = wal.custody().missed();
+    assert_eq!(missed["link"], logs(15) + metrics(9));
+    assert_eq!(missed["a"], logs(1 + 10) + metrics(1 + 6));
+    assert_eq!(missed["b"], logs(1 + 10) + metrics(9));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_segment_that_a_consumer_gets_whole_after_its_drop_is_no_drop() {
+    let bench = bench(&[("link", SignalSet::ALL), ("a", SignalSet::ALL)]);
+    let mut wal = bench.open();
+    let headers: Vec<Header> = (0..2).map(|n| mixed(&mut wal, n)).collect();
+    let a = id(&wal, "a");
+    wal.custody().begin(a, headers[0].id);
+    wal.custody().drop_segments(vec![headers[0].clone()], DropReason::QuotaOldest).unwrap();
+    // The one that is next is in no way gone.
+    wal.custody().pass(a, &[Delivery::whole(headers[0].id)]).unwrap();
+    wal.custody().leave(a);
+    wal.custody().begin(a, headers[1].id);
+    assert!(wal.custody().advance(a, headers[1].id, None, 1, (logs(5), Counts::ZERO)).unwrap());
+    assert_eq!((wal.summary().delivered, dropped(&wal)), (logs(5) + metrics(3), Counts::ZERO));
+    assert_eq!(told(&mut wal), Counts::ZERO);
+    assert_eq!(wal.custody().missed()["a"], Counts::ZERO);
+    assert_adds_up(&wal);
+    // It is told after the next start at the latest.
+    drop(wal);
+    let mut wal = bench.open();
+    wal.custody().begin(a, headers[1].id);
+    wal.custody().drop_segments(vec![headers[1].clone()], DropReason::QuotaOldest).unwrap();
+    assert_eq!(told(&mut wal), Counts::ZERO);
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(told(&mut wal), metrics(3));
+    assert_eq!((wal.summary().delivered, dropped(&wal)), (logs(10) + metrics(3), metrics(3)));
+    assert_adds_up(&wal);
+}

@@ -19,6 +19,9 @@ use super::state::{LaneState, Life, State};
 use super::tally::Tally;
 use super::{Wal, WalConfig};
 
+/// Epochs of other lives that are noted.
+const MOST_LIVES: usize = 64;
+
 /// Ranges of a lane that are noted; of more the last one has the rest.
 const MOST_RANGES: usize = 64;
 
@@ -92,6 +95,9 @@ pub(super) struct Mirror {
     /// What ledgers have acknowledged of the epoch lately.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     acknowledged: Vec<Mirrored>,
+    /// Epochs of other lives of which the log knew something, the latest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lives: Vec<u64>,
 }
 
 impl Mirror {
@@ -121,6 +127,7 @@ impl Mirror {
             unsure: state.tally.unsure,
             continues: state.continues.clone(),
             acknowledged: acknowledged::mirrored(&state.acknowledged),
+            lives: latest(&state.lives),
         }
     }
 
@@ -142,6 +149,11 @@ impl Mirror {
             unsure: self.unsure,
             ..Tally::default()
         }
+    }
+
+    /// Lives of which its log knew something, and one that knows those in `known` does not.
+    pub(super) fn lives_but(&self, known: &[u64]) -> Vec<u64> {
+        self.lives.iter().copied().filter(|life| !known.contains(life)).collect()
     }
 
     pub(super) const fn is_unsure(&self) -> bool {
@@ -291,6 +303,18 @@ impl Mirror {
         self.acknowledged.iter().for_each(|of| acknowledged::tell(of, &mut closed));
         closed
     }
+}
+
+/// The latest of these epochs, each once.
+fn latest(lives: &[u64]) -> Vec<u64> {
+    let mut out: Vec<u64> = Vec::new();
+    for life in lives.iter().rev() {
+        if out.len() < MOST_LIVES && !out.contains(life) {
+            out.push(*life);
+        }
+    }
+    out.reverse();
+    out
 }
 
 fn path(config: &WalConfig) -> PathBuf {

@@ -322,6 +322,8 @@ struct Notes {
     sent: sent::Sent,
     /// A ground has answered, and knows no later state of this log.
     answered: bool,
+    /// What direct exporters are in the middle of.
+    hands: had::Hands,
 }
 
 /// The write-ahead log.

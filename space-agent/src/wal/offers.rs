@@ -12,6 +12,7 @@ use redb::ReadableTable;
 use super::group::{self, Accepted, TARGET_RAW};
 use super::left::{Content, Left, Owner};
 use super::salvaged::{self, Identity};
+use super::state::Edit;
 use super::tables::*;
 use super::{Journal, SegmentRecord, Wal, WalError};
 
@@ -110,6 +111,9 @@ impl Journal<'_> {
         }
         let known = Known::of(self.0)?;
         let origin = left.certain.as_ref().map(|certain| known.origin(certain.epoch));
+        if let (Some(Origin::Foreign), Some(certain)) = (origin, &left.certain) {
+            self.name(certain.epoch)?;
+        }
         let mut salvaging = Salvaging {
             wal: self.0,
             known,
@@ -133,6 +137,19 @@ impl Journal<'_> {
             );
         }
         Ok(Offered { damage, ..salvaging.offered })
+    }
+
+    /// Notes a life before anything of its file comes: when this log is lost, nobody knows what came.
+    fn name(&mut self, epoch: u64) -> Result<(), WalError> {
+        if self.0.state().lives.contains(&epoch) {
+            return Ok(());
+        }
+        self.0.write(|txn, _| {
+            salvaged::name(txn, &[epoch])?;
+            Ok(((), vec![Edit::Named(epoch)]))
+        })?;
+        self.0.mirror().write();
+        Ok(())
     }
 
     /// The satellite in whose name the log's data is delivered: a command that works on the log itself has it from there.
@@ -167,7 +184,7 @@ enum Origin {
     Foreign,
     /// Of a life of this log: what was undelivered then is on board, or was.
     Ours,
-    /// Of a life of this log that was lost: it may be of any age.
+    /// Of a life of this log that was lost, or of a file that a log which is lost may have had: it may be of any age.
     Lost,
 }
 
@@ -213,9 +230,11 @@ impl Known {
     }
 
     fn origin(&self, epoch: u64) -> Origin {
+        let is_lost = |epoch| self.identities.contains(&Identity::life(epoch));
         match self.epochs.contains(&epoch) {
-            _ if self.identities.contains(&Identity::life(epoch)) => Origin::Lost,
+            _ if is_lost(epoch) => Origin::Lost,
             true => Origin::Ours,
+            false if is_lost(salvaged::ANY) => Origin::Lost,
             false => Origin::Foreign,
         }
     }

@@ -82,6 +82,7 @@ pub(super) fn put_right(
     }
     let counter = found.life.start_counter.max(mirror.start_counter) + 1;
     begin_epoch(&txn, new_life(env, counter), closed)?;
+    begin::lose_lives(&txn, Some(mirror), &state, found.life)?;
     txn.commit()?;
     tracing::error!(
         event.name = "perigee.wal.restored",

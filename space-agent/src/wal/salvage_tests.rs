@@ -407,6 +407,111 @@ fn a_backup_of_a_log_that_was_lost_comes_with_may_repeat_alone() {
     assert_eq!(deliverable(&mut wal), logs(26), "what the front had kept is left out: {kept:?}, {all:?}");
 }
 
+/// Takes the log away, in one of three ways; what lies beside it stays.
+fn lose(bench: &Bench, how: usize) {
+    match how {
+        0 => bench.disk.delete(&bench.file()),
+        1 => bench.disk.damage(&bench.file(), |content| content[..4096].fill(0)),
+        _ => bench.disk.damage(&bench.file(), |content| content.truncate(content.len() / 3)),
+    }
+}
+
+/// Every lane's segments arrive.
+fn deliver_all(wal: &mut Wal) {
+    while seal(wal).unwrap().is_some() {}
+    while wal.summary().segments > 0 {
+        deliver(wal);
+    }
+}
+
+#[test]
+fn a_file_of_a_life_that_was_lost_comes_with_may_repeat_alone_however_many_logs_are_lost_after_it() {
+    for how in 0..3 {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        fill(&mut wal);
+        wal.close().unwrap();
+        let path = bench.config.directory.join("moved.redb");
+        bench.disk.put(&path, bench.disk.content(&bench.file()).unwrap());
+        bench.disk.delete(&bench.file());
+        let mut wal = bench.open();
+        let first = salvage(&mut wal, &path, false);
+        assert_eq!(amount(first.appended), NOTHING, "{first:?}");
+        assert!(first.may_repeat.segments == 2, "{first:?}");
+        for round in 0..4 {
+            if round == 1 {
+                // What came from it is lost with the log that has it, and may have been delivered.
+                assert!(salvage(&mut wal, &path, true).appended.items >= 16);
+                deliver_all(&mut wal);
+            }
+            wal.close().unwrap();
+            lose(&bench, how);
+            wal = bench.try_open().unwrap();
+            let again = salvage(&mut wal, &path, false);
+            assert_eq!(amount(again.appended), NOTHING, "{how}, round {round}: {again:?}");
+            assert!(again.may_repeat.segments == 2, "{how}, round {round}: {again:?}");
+        }
+    }
+}
+
+#[test]
+fn what_came_from_another_log_and_was_lost_with_this_one_does_not_come_by_itself() {
+    for how in 0..3 {
+        let (bench, path) = fresh();
+        let mut wal = bench.open();
+        assert_eq!(salvage(&mut wal, &path, false).appended.items, 26);
+        deliver_all(&mut wal);
+        bench.disk.kill();
+        drop(wal);
+        lose(&bench, how);
+        let mut wal = bench.try_open().unwrap();
+        let again = salvage(&mut wal, &path, false);
+        assert_eq!((again.appended.items, again.may_repeat.items), (0, 26), "{how}: {again:?}");
+        let all = salvage(&mut wal, &path, true);
+        assert_eq!((all.appended.items, all.may_repeat.items), (26, 0), "{how}: {all:?}");
+    }
+}
+
+#[test]
+fn what_came_from_another_log_after_a_backup_does_not_come_again_when_that_is_put_back() {
+    let (bench, path) = fresh();
+    let mut wal = bench.open();
+    wal.journal().append(&[two(50)]).unwrap();
+    let backup = bench.config.directory.join("backup.redb");
+    wal.file().backup().unwrap().write(&bench.disk.env(), &backup).unwrap();
+    assert_eq!(salvage(&mut wal, &path, false).appended.items, 26);
+    deliver_all(&mut wal);
+    wal.close().unwrap();
+    bench.disk.put(&bench.file(), bench.disk.content(&backup).unwrap());
+    let mut wal = bench.open();
+    let again = salvage(&mut wal, &path, false);
+    assert_eq!((again.appended.items, again.may_repeat.items), (0, 26), "{again:?}");
+}
+
+#[test]
+fn where_nothing_tells_which_log_was_lost_any_file_may_be_of_it() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[two(50)]).unwrap();
+    seal(&mut wal).unwrap();
+    fill(&mut wal);
+    wal.close().unwrap();
+    let path = bench.config.directory.join("moved.redb");
+    bench.disk.put(&path, bench.disk.content(&bench.file()).unwrap());
+    bench.disk.damage(&bench.file(), |content| content.fill(0));
+    bench.disk.delete(&bench.config.directory.join("counters.json"));
+    for round in 0..2 {
+        let mut wal = bench.try_open().unwrap();
+        let offered = salvage(&mut wal, &path, false);
+        assert_eq!(amount(offered.appended), NOTHING, "round {round}: {offered:?}");
+        assert!(offered.may_repeat.items >= 16, "round {round}: {offered:?}");
+        // What this log has had itself is known all the same.
+        wal.journal().append(&[two(60)]).unwrap();
+        wal.close().unwrap();
+        bench.disk.delete(&bench.file());
+    }
+}
+
 #[test]
 fn of_a_group_that_one_lane_has_sealed_the_others_part_comes() {
     let mut bench = Bench::new();

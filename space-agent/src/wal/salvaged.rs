@@ -1,8 +1,9 @@
 //! What this log has from other files: `wal salvage` appends none of it again.
 //!
 //! A row of `salvaged` is an [`Identity`], 16 bytes, written in the transaction that appended what it names; its key begins with the
-//! group that this became, so that a commit that is taken out takes its rows along. Rows of group 0 name lives of this log that
-//! were lost.
+//! group that this became, so that a commit that is taken out takes its rows along. Rows of group 0 name lives that were lost, of this
+//! log or of one whose file was salvaged into it. Those of 8 bytes are epochs: lives that will be lost with this log, since nobody
+//! knows then what of their files it had.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,9 @@ use super::tables::*;
 
 /// Rows that are kept, the latest. A lane holds back 8 MiB of the journal, which is about 40,000 groups of one small request.
 const MOST: u64 = 1 << 17;
+
+/// Stands for a life that nobody knows.
+pub(super) const ANY: u64 = 0;
 
 /// The lane of a group that is not split.
 const UNSPLIT: u32 = u32::MAX;
@@ -63,14 +67,48 @@ pub(super) fn remember(
     group: u64,
     identities: impl IntoIterator<Item = Identity>,
 ) -> Result<(), StoreError> {
+    remember_rows(txn, group, &mut identities.into_iter().map(|identity| identity.0.to_vec()))
+}
+
+fn remember_rows(
+    txn: &WriteTransaction,
+    group: u64,
+    rows: &mut dyn Iterator<Item = Vec<u8>>,
+) -> Result<(), StoreError> {
     let mut table = txn.open_table(SALVAGED)?;
-    let key = |number| SalvagedKey { group, number };
-    let last = table.range(key(0)..=key(u32::MAX))?.next_back().transpose()?;
+    let last = table.range(of_group(group))?.next_back().transpose()?;
     let first = last.map_or(0, |(key, _)| key.value().number + 1);
-    for (identity, number) in identities.into_iter().zip(first..) {
-        table.insert(key(number), &identity.0[..])?;
+    for (row, number) in rows.zip(first..) {
+        table.insert(SalvagedKey { group, number }, row.as_slice())?;
     }
     trim(&mut table, MOST)
+}
+
+/// The rows of a group.
+const fn of_group(group: u64) -> std::ops::RangeInclusive<SalvagedKey> {
+    SalvagedKey { group, number: 0 }..=SalvagedKey { group, number: u32::MAX }
+}
+
+/// Notes the epochs of lives of whose files nobody can tell what was delivered.
+pub(super) fn lose(txn: &WriteTransaction, epochs: &[u64]) -> Result<(), StoreError> {
+    name(txn, epochs)?;
+    remember(txn, 0, epochs.iter().map(|epoch| Identity::life(*epoch)))
+}
+
+/// Notes the epochs of lives that [`lose`] is to have when this log is lost.
+pub(super) fn name(txn: &WriteTransaction, epochs: &[u64]) -> Result<(), StoreError> {
+    remember_rows(txn, 0, &mut epochs.iter().map(|epoch| epoch.to_le_bytes().to_vec()))
+}
+
+/// Those epochs.
+pub(super) fn named(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
+    let mut out = Vec::new();
+    if let Some(table) = if_made(txn, SALVAGED)? {
+        for row in table.range(of_group(0))? {
+            out.extend(row?.1.value().try_into().map(u64::from_le_bytes));
+        }
+    }
+    Ok(out)
 }
 
 /// Takes out the oldest rows above `most`.

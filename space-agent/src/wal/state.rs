@@ -16,7 +16,7 @@ use super::front::Groups;
 use super::group::{GroupHeader, Listed};
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, acknowledged, begin, epochs, group, had, mirror};
+use super::{SegmentRecord, WalConfig, acknowledged, begin, epochs, group, had, mirror, salvaged};
 use crate::lanes::Rules;
 
 /// A life of the log.
@@ -138,6 +138,8 @@ pub(super) enum Edit {
     Delivered(Place, Counts),
     /// Items that were dropped before consumers had them, in all.
     Missed(Vec<(String, Counts)>),
+    /// A file of this life is salvaged.
+    Named(u64),
     /// A segment was deleted.
     Removed(Header),
     /// A segment was encoded again.
@@ -203,6 +205,9 @@ pub(super) struct State {
     pub(super) clock_floor: u64,
     /// Earlier epochs whose sequences go on in this one, the latest first.
     pub(super) continues: Vec<u64>,
+    /// Epochs of other lives that a log which takes the place of this one must know: earlier ones, those that were lost, and those of
+    /// files that were salvaged.
+    pub(super) lives: Vec<u64>,
 }
 
 impl Contents for State {
@@ -263,6 +268,8 @@ impl Contents for State {
         let first = stations.next();
         state.own_ledgers = stations.any(|station| Some(station) != first);
         state.continues = epochs::continued(read)?;
+        state.lives = epochs::closed(read)?;
+        state.lives.extend(salvaged::named(read)?);
         state.is_fresh = true;
         Ok(state)
     }
@@ -347,6 +354,7 @@ impl State {
             }
             Edit::Delivered(place, items) => self.deliver(place, items),
             Edit::Missed(missed) => self.missed.extend(missed),
+            Edit::Named(life) => self.lives.push(life),
             Edit::Removed(header) => self.remove(&header),
             Edit::Replaced { lane, before, after } => {
                 self.segment_stored = (self.segment_stored + after).saturating_sub(before);
@@ -370,6 +378,7 @@ impl State {
                 if life.epoch != self.life.epoch {
                     self.continues.clear();
                     self.acknowledged.clear();
+                    self.lives.push(self.life.epoch);
                 }
                 self.life = life;
             }

@@ -163,8 +163,13 @@ impl StoreDriver for Driver {
 
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         self.0.check()?;
-        lock(&self.0.files).insert(path.to_owned(), Arc::new(Mutex::new(Image::new(content.to_vec()))));
-        Ok(())
+        let mut name = path.to_owned();
+        let unsynced = self.0.unsynced.load(Ordering::Relaxed);
+        if unsynced {
+            name.as_mut_os_string().push(".new");
+        }
+        lock(&self.0.files).insert(name, Arc::new(Mutex::new(Image::new(content.to_vec()))));
+        if unsynced { Err(io::Error::other("the disk does not sync")) } else { Ok(()) }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -35,6 +35,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Disk {
     files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Image>>>>,
     full: AtomicBool,
+    unsynced: AtomicBool,
     /// Operations until the power goes; 0 stands for never, so it counts down to 1.
     power: AtomicU64,
     operations: AtomicU64,
@@ -54,6 +55,11 @@ impl Disk {
     /// From now on every write says that the disk is full, or no longer does.
     pub fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// From now on the content of a small file is written and not synced, so that it does not get its name, or no longer.
+    pub fn set_unsynced(&self, unsynced: bool) {
+        self.unsynced.store(unsynced, Ordering::Relaxed);
     }
 
     /// The power goes after so many further writes and syncs.
