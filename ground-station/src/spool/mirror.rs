@@ -1,10 +1,10 @@
 //! What is known of the ledger when the spool's file is gone, damaged or an older copy: a small file with a checksum beside it.
 //!
 //! `ledger.json` has the ledger's id, how far the commits are, and of each satellite the counts, the committed ranges, and what
-//! was still to be exported. It is written within seconds of a change and when the spool is closed. A spool that begins without its
-//! file goes on from it: nothing is committed twice in one ledger, and what was committed and not exported is a gap of reason
-//! `station_lost`. A file that is older than its mirror, because a backup was restored, is brought to what the mirror knows in
-//! the same way.
+//! was still to be exported. It is written within seconds of a change and when the spool is closed, and before gaps are acknowledged that
+//! it does not have, since the satellite may forget them then. A spool that begins without its file goes on from it: nothing is
+//! committed twice in one ledger, and what was committed and not exported is a gap of reason `station_lost`. A file that is older than
+//! its mirror, because a backup was restored, is brought to what the mirror knows in the same way.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -121,6 +121,11 @@ impl Mirrored {
     /// Whether everything up to these openings and changes is.
     pub(super) fn is_current(&self, changes: (u64, u64)) -> bool {
         self.at == Some(changes)
+    }
+
+    /// Whether everything up to these openings and changes is, and maybe more of this opening.
+    pub(super) fn has(&self, (openings, changes): (u64, u64)) -> bool {
+        self.at.is_some_and(|(opening, at)| opening == openings && at >= changes)
     }
 
     pub(super) fn write(&mut self, env: &Env, settings: &Settings, content: &Mirror, changes: (u64, u64)) {
