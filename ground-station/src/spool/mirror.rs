@@ -6,7 +6,7 @@
 //! committed twice in one ledger, and what was committed and not exported is a gap of reason `station_lost`. A file that is older than
 //! its mirror, because a backup was restored, is brought to what the mirror knows in the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use perigee_proto::link;
@@ -27,7 +27,7 @@ use super::file::View;
 use super::gaps::{self, Lost};
 use super::ledger::{committed_ranges, split_recent};
 use super::namesakes;
-use super::outlet::settle_signals;
+use super::outlet::{self, settle_signals};
 use super::own_gaps::{self, CursorRow, Missing, OwnGaps};
 use super::remembered::{self, Part};
 use super::tables::*;
@@ -101,6 +101,14 @@ struct LaneOf {
     /// How many items the latest segments have.
     #[serde(default)]
     remembered: Vec<Part>,
+}
+
+impl LaneOf {
+    /// Items that were still to be exported.
+    fn waiting(&self) -> Counts {
+        let items = self.waiting.map_or([0; 3], |(_, _, items)| items);
+        Signal::ALL.into_iter().zip(items).map(|(s, n)| Counts::of(s, n)).sum()
+    }
 }
 
 /// How much of the spool is in the file.
@@ -567,6 +575,7 @@ fn restore_account(
     (exact, mut missing, passed): (bool, Missing, &[CursorRow]),
 ) -> Result<(), SpoolError> {
     let number = satellite.number;
+    let begun = begun_and_missing(tables, satellite, settings)?;
     let (here, returned) = settle(tables, number, settings, &mut missing, passed)?;
     missing.take_back(tables, number)?;
     let mut counters = Counters::of(tables, number)?;
@@ -594,8 +603,8 @@ fn restore_account(
     let time = TimeRange::EMPTY;
     for epoch in satellite.epochs.iter().rev() {
         for of in &epoch.lanes {
-            let Some((start, end, items)) = of.waiting else { continue };
-            let waited: Counts = Signal::ALL.into_iter().zip(items).map(|(s, n)| Counts::of(s, n)).sum();
+            let Some((start, end, _)) = of.waiting else { continue };
+            let waited = of.waiting();
             let (have, sequences) = here.get(&(epoch.epoch, of.lane)).cloned().unwrap_or_default();
             let items = waited.saturating_sub(have).min(lost);
             let mut missing: RangeSet = std::iter::once(start..end).collect();
@@ -606,6 +615,7 @@ fn restore_account(
                 sequences.iter().for_each(|r| again.remove(r));
                 let sequences = missing.first().zip(missing.last()).map(|(s, e)| s..e + 1);
                 let (epoch, lane, items) = (epoch.epoch, of.lane, Some(items));
+                let exact = exact && !begun.contains(&lane);
                 gaps::lose(
                     tables,
                     now,
@@ -626,6 +636,25 @@ fn restore_account(
         )?;
     }
     Ok(())
+}
+
+/// Those lanes in which exporters have a part of a segment that is not in the file: it waited as a whole.
+fn begun_and_missing(
+    tables: &WriteTransaction,
+    Satellite { number: satellite, epochs, .. }: &Satellite,
+    settings: &Settings,
+) -> Result<BTreeSet<u8>, SpoolError> {
+    let (cursors, entries) = (tables.open_table(CURSORS)?, tables.open_table(ENTRIES)?);
+    let mut out = BTreeSet::new();
+    for of in epochs.iter().flat_map(|epoch| &epoch.lanes) {
+        let (satellite, lane) = (*satellite, of.lane);
+        for entry in outlet::in_part(&cursors, settings, (satellite, lane), of.waiting().signals())? {
+            if entries.get(EntryKey { satellite, lane, entry })?.is_none() {
+                out.insert(lane);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Items of the segments whose counts are still remembered.
