@@ -400,6 +400,29 @@ fn a_backup_that_is_put_back_is_noticed_and_the_difference_is_a_gap() {
 }
 
 #[test]
+fn a_backup_that_only_lacks_requests_of_a_segment_does_not_export_them_again() {
+    for had in [0, 1, 2] {
+        let disk = Disk::new();
+        let mut spool = on(&disk);
+        commit(&mut spool, 1, spans(20));
+        let at = |request| Progress { request, items: 2, ..Progress::at(place(1), 1) };
+        (1..=had).for_each(|request| progress(&mut spool, "a", &at(request)));
+        spool.close().unwrap();
+        let backup = remember_backup(&disk);
+        let mut spool = on(&disk);
+        (had + 1..=3).for_each(|request| progress(&mut spool, "a", &at(request)));
+        spool.close().unwrap();
+        disk.put(Path::new(FILE), backup);
+
+        let mut spool = on(&disk);
+        let found = spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1)).unwrap().unwrap();
+        assert_eq!(found.first.least(), 3, "{had}");
+        let account = balance(&mut spool);
+        assert_eq!((account.in_spool.spans, account.lost.spans), (20, 0));
+    }
+}
+
+#[test]
 fn another_ledgers_spool_is_put_aside_and_this_ledger_goes_on_from_its_mirror() {
     let disk = Disk::new();
     let mut spool = on(&disk);

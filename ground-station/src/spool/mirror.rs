@@ -379,6 +379,17 @@ fn is_older(read: &ReadTransaction, mirror: &Mirror) -> Result<bool, SpoolError>
             }
         }
     }
+    let cursors = read.open_table(CURSORS)?;
+    for (exporter, satellite, lane, entry, request, cut) in &mirror.cursors {
+        let here = cursors.get((exporter.as_str(), *satellite, *lane))?.map(|v| v.value());
+        // Under another cut an exporter begins a segment again. A cursor ahead of its lane's, with a colon, may be there no more.
+        let is_behind = here.map_or(!exporter.contains(':'), |here| {
+            here.cut == *cut && (here.entry, here.request) < (*entry, *request)
+        });
+        if is_behind {
+            return Ok(true);
+        }
+    }
     Ok(false)
 }
 
