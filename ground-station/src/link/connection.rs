@@ -375,10 +375,12 @@ impl Shell {
                 }
                 Action::Drops(drops) => {
                     let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
-                    let turn = self.turn(drops.drops.len());
+                    let told = drops.drops.len();
+                    let turn = self.turn(told);
                     self.asked.push(Box::pin(async move {
                         turn.await;
-                        store.intake().drops(satellite, drops).await.map(Event::DropsRecorded)
+                        let ack = store.intake().drops(satellite, drops).await?;
+                        Ok(Event::DropsRecorded(ack, told))
                     }));
                 }
                 Action::Conflict(id) => {

@@ -70,8 +70,8 @@ pub enum Event {
     Ended(StreamId),
     /// The spool's answer to [`Action::Commit`].
     Applied(Vec<Applied>),
-    /// The drops of [`Action::Drops`] are in the ledger.
-    DropsRecorded(link::DropsAck),
+    /// The drops of one [`Action::Drops`], so many, are in the ledger.
+    DropsRecorded(link::DropsAck, usize),
     /// [`Machine::deadline`] has come.
     Tick,
     /// The program ends.
@@ -258,8 +258,8 @@ impl Machine {
                 self.hand_over(now, false)
             }
             Event::Applied(applied) => self.applied(now, applied),
-            Event::DropsRecorded(ack) => {
-                self.drops_waiting = self.drops_waiting.saturating_sub(ack.ids.len());
+            Event::DropsRecorded(ack, told) => {
+                self.drops_waiting = self.drops_waiting.saturating_sub(told);
                 vec![send(ground_message::Body::Ack(link::Ack { drops: vec![ack], ..link::Ack::default() }))]
             }
             Event::Tick => self.hand_over(now, false),

@@ -137,6 +137,8 @@ pub(super) enum Effect {
     BasesHeld(bool),
     /// Bytes of bases at which it is looked again whether some can go.
     BasesLooked(u64),
+    /// A gap was recorded of which a satellite tells no more once it is acknowledged.
+    Gap,
 }
 
 /// What is in memory of the spool's tables.
@@ -157,6 +159,8 @@ pub(super) struct Contents {
     pub(super) bases_looked: u64,
     /// Transactions since it was read.
     pub(super) changes: u64,
+    /// How many they were with the last one that recorded what a satellite told of gaps.
+    pub(super) gaps_changed: u64,
     /// What was found out by reading, to be quicker the next time.
     pub(super) decoded: Decoded,
     pub(super) searched: Searched,
@@ -205,6 +209,7 @@ impl Contents {
             bases_held: true,
             bases_looked: 0,
             changes: 0,
+            gaps_changed: 0,
             decoded: Decoded::new(settings.decoded_bases, &settings.decoding),
             searched: Searched::default(),
             unread: Unread::default(),
@@ -403,6 +408,7 @@ impl Stored for Contents {
                 Effect::Deleted(entry) => drop(self.finished.remove(&entry)),
                 Effect::BasesHeld(held) => self.bases_held = held,
                 Effect::BasesLooked(bytes) => self.bases_looked = bytes,
+                Effect::Gap => self.gaps_changed = self.changes,
             }
         }
     }

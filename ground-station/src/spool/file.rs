@@ -156,6 +156,19 @@ impl Spool {
         }
     }
 
+    /// Whether the mirror has every gap that a satellite has told of.
+    pub(super) fn gaps_are_mirrored(&self) -> bool {
+        self.mirrored.has((self.db.openings(), self.contents().gaps_changed))
+    }
+
+    /// Writes the mirror if there are gaps that it does not have. Whether it has them all.
+    pub(super) fn mirror_gaps(&mut self) -> bool {
+        if !self.gaps_are_mirrored() {
+            self.write_mirror(|mirror| mirror);
+        }
+        self.gaps_are_mirrored()
+    }
+
     fn changes(&self) -> (u64, u64) {
         (self.db.openings(), self.contents().changes)
     }

@@ -10,6 +10,7 @@ use perigee_shared::signal::{Counts, Signal, TimeRange};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::contents::Effect;
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::file::Txn;
@@ -88,7 +89,7 @@ pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> R
 
 /// Records the drops that are not recorded yet. Returns the acknowledgement of all of them.
 pub(super) fn insert(
-    txn: &Txn<'_>,
+    txn: &mut Txn<'_>,
     satellite: u32,
     epoch: u64,
     new: &[link::Drop],
@@ -141,6 +142,7 @@ pub(super) fn insert(
         let overridden = Some(overridden.into());
         let record = DropRecord { drop: Some(*drop), overridden, recorded: txn.now, ledger: 0 };
         drops.insert(at, record.encode_to_vec().as_slice())?;
+        txn.effects.push(Effect::Gap);
     }
     Ok(ack)
 }
@@ -290,7 +292,7 @@ fn record(
 /// What a satellite was told is committed here, and is not: this station has lost it. Nobody knows how much of it was exported
 /// before. What a ledger of `others` has acknowledged is at another station.
 pub(super) fn lose_acknowledged(
-    txn: &Txn<'_>,
+    txn: &mut Txn<'_>,
     (id, satellite): (&str, u32),
     epoch: &link::Epoch,
     others: &BTreeSet<u64>,
@@ -338,6 +340,7 @@ pub(super) fn lose_acknowledged(
                 let (epoch, sequences) = (epoch.epoch, Some(sequences));
                 let lost = Lost { satellite, epoch, lane, sequences, items, exact: false, time, again };
                 record(txn.tables, txn.now, lost, DropReason::StationLost, ledger)?;
+                txn.effects.push(Effect::Gap);
             }
         }
     }
@@ -465,7 +468,7 @@ pub(super) fn take_again(
 /// can say how much that was. A satellite that knows ends an epoch itself and goes on naming it. A log that was begun without
 /// knowing of an earlier one counts its lives from 1 again, so the start counters say nothing here.
 pub(super) fn close_forgotten(
-    txn: &Txn<'_>,
+    txn: &mut Txn<'_>,
     (id, satellite): (&str, u32),
     told: &[link::Epoch],
 ) -> Result<(), SpoolError> {

@@ -47,6 +47,14 @@ pub struct Answer {
     pub contradicted: Vec<u64>,
 }
 
+impl Answer {
+    /// Acknowledges no drops: the satellite keeps them and tells them again.
+    pub(super) fn without_drops(mut self) -> Self {
+        self.epochs.iter_mut().for_each(|epoch| epoch.drops_acknowledged.clear());
+        self
+    }
+}
+
 /// Whether a sequence is committed.
 pub(super) fn is_committed(
     table: &impl ReadableTable<SequenceKey, Run>,
@@ -226,7 +234,11 @@ pub(super) fn hello_without_ledger(
 }
 
 /// Records drops that were made during a contact. Returns their acknowledgement.
-pub(super) fn drops(txn: &Txn<'_>, id: &str, drops: &link::EpochDrops) -> Result<link::DropsAck, SpoolError> {
+pub(super) fn drops(
+    txn: &mut Txn<'_>,
+    id: &str,
+    drops: &link::EpochDrops,
+) -> Result<link::DropsAck, SpoolError> {
     let satellite = number(txn, id)?;
     gaps::insert(txn, satellite, drops.epoch, &drops.drops)
 }

@@ -14,6 +14,7 @@ use perigee_shared::store::scrub::Step;
 use perigee_shared::store::{StoreError, backup, guarded};
 use perigee_shared::supervise::Supervisor;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::alarms;
@@ -42,6 +43,8 @@ use crate::memory::Turn;
 const QUEUE: usize = 64;
 /// How long the last transaction may take when the spool ends.
 const CLOSE: Duration = Duration::from_secs(5);
+/// How long it is at least from one writing of the mirror for drops that are told during contacts to the next.
+const MIRROR_REST: Duration = Duration::from_secs(1);
 
 /// The file behind [`Store`](super::Store). Clones reach the same one.
 #[derive(Clone)]
@@ -56,6 +59,8 @@ pub(super) struct Local {
     settings: Arc<Settings>,
     /// What standings were made from last.
     read: Arc<Mutex<Records>>,
+    /// When the mirror was last to be written for drops; who holds it has it written.
+    mirrored: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl Local {
@@ -94,8 +99,8 @@ impl Local {
         let keeper = Keeper { owner, status, bounds: Arc::new(bounds), said: Arc::default() };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
-        let (scrub, read, env) = (Arc::default(), Arc::default(), env.clone());
-        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings, read }, queue))
+        let (scrub, read, mirrored, env) = (Arc::default(), Arc::default(), Arc::default(), env.clone());
+        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings, read, mirrored }, queue))
     }
 
     pub(super) fn settings(&self) -> &Arc<Settings> {
@@ -141,6 +146,22 @@ impl Local {
         let need = self.study(|snapshot| snapshot.most()).await?;
         let _turn = self.settings.decoding.take(need).await;
         self.study(work).await
+    }
+
+    /// Has the mirror written if there are gaps that it does not have; those that wait at once share a write, also one that fails. Whether
+    /// it has them all.
+    async fn mirror_gaps(&self) -> Result<bool, SpoolError> {
+        let since = Instant::now();
+        let mut last = self.mirrored.lock().await;
+        let all = self.keeper.ask(|spool| Ok(spool.gaps_are_mirrored())).await?;
+        if all || last.is_some_and(|last| last > since) {
+            return Ok(all);
+        }
+        if let Some(last) = *last {
+            tokio::time::sleep_until(last + MIRROR_REST).await;
+        }
+        *last = Some(Instant::now());
+        self.keeper.ask(|spool| Ok(spool.mirror_gaps())).await
     }
 
     pub(super) const fn intake(&self) -> Intake<'_> {
@@ -197,16 +218,27 @@ impl Intake<'_> {
 
     /// Takes in a satellite's Hello and answers where it may resume.
     pub(super) async fn ledger(self, satellite: Arc<str>, greeting: Greeting) -> Result<Answer, SpoolError> {
-        self.0.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &greeting))).await
+        let work = move |spool: &mut Spool| {
+            let answer = spool.write(|txn| ledger::hello(txn, &satellite, &greeting))?;
+            // Drops that are acknowledged may be forgotten on board: if this file is lost too, only the mirror has them.
+            Ok(if spool.mirror_gaps() { answer } else { answer.without_drops() })
+        };
+        self.0.keeper.insist(work).await
     }
 
-    /// Records drops. Returns their acknowledgement.
+    /// Records drops. Returns their acknowledgement, of none while the mirror cannot have them: the satellite tells them again in its
+    /// next Hello.
     pub(super) async fn drops(
         self,
         satellite: Arc<str>,
         drops: Arc<link::EpochDrops>,
     ) -> Result<link::DropsAck, SpoolError> {
-        self.0.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
+        let work = move |spool: &mut Spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops));
+        let mut ack = self.0.keeper.insist(work).await?;
+        if !self.0.mirror_gaps().await? {
+            ack.ids.clear();
+        }
+        Ok(ack)
     }
 
     /// Keeps what was seen of a contact on a link that has ended.

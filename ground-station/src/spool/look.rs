@@ -419,6 +419,7 @@ fn memory(contents: &Contents) -> Contents {
         bases_held: contents.bases_held,
         bases_looked: contents.bases_looked,
         changes: contents.changes,
+        gaps_changed: contents.gaps_changed,
         decoded: Decoded::new(0, &contents.settings.decoding),
         searched: Searched::default(),
         unread: Unread::default(),

@@ -129,6 +129,68 @@ fn what_was_exported_of_a_damaged_segment_is_not_lost() {
     assert_eq!((account.exported.spans, account.lost.spans, account.lost.log_records), (3, 0, 4));
 }
 
+/// How many items an exporter has of a segment in the middle of which it is, only its cut knows.
+#[test]
+fn a_gap_of_a_segment_that_was_exported_in_part_says_at_most() {
+    let traces = SignalSet::default().with(Signal::Traces);
+    let half = |entry| Progress { request: 2, items: 8, ..Progress::at(place(entry), 1) };
+    let whole = |entry| done(place(entry));
+    let two = [("a", SignalSet::ALL), ("b", traces)];
+    // What exporters have, which of the two segments the gap has, and whether it says at most.
+    type Case<'a> = (&'a [(&'a str, SignalSet)], Vec<(&'a str, Progress)>, (u64, u64), bool);
+    let cases: [Case<'_>; 5] = [
+        (&two[..1], vec![("a", half(1))], (1, 2), true),
+        (&two[..1], vec![("a", whole(1)), ("a", half(2))], (2, 2), true),
+        (&two[..1], vec![("a", whole(1))], (2, 2), false),
+        (&two, vec![("a", half(1)), ("b", half(1))], (1, 2), true),
+        (&two, vec![("a", half(1))], (1, 2), false),
+    ];
+    for (routes, passed, of, at_most) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open_with(&dir, routes);
+        commit(&mut spool, 1, spans(20));
+        commit(&mut spool, 2, spans(20));
+        for (exporter, done) in &passed {
+            progress(&mut spool, exporter, done);
+        }
+        spool.close().unwrap();
+        std::fs::remove_file(dir.path().join("spool.redb")).unwrap();
+        let mut spool = open_with(&dir, routes);
+        let gaps: Vec<_> = lost(&mut spool).iter().map(|gap| (gap.sequences, gap.unknown)).collect();
+        assert_eq!(gaps, [(Some(of), at_most)], "{routes:?}, {passed:?}");
+        balance(&mut spool);
+    }
+}
+
+#[test]
+fn a_damaged_segment_that_was_exported_in_part_is_a_gap_of_at_most() {
+    let disk = Disk::new();
+    let mut spool = on(&disk);
+    for sequence in 1..=3 {
+        commit(&mut spool, sequence, spans(20));
+    }
+    progress(&mut spool, "a", &Progress { request: 2, items: 8, ..Progress::at(place(1), 1) });
+    spool.close().unwrap();
+    let backup = remember_backup(&disk);
+    let mut spool = on(&disk);
+    commit(&mut spool, 4, spans(20));
+    spool.close().unwrap();
+    disk.put(Path::new(FILE), backup);
+
+    let mut spool = on(&disk);
+    let shown = |spool: &mut Spool| {
+        let mut gaps: Vec<_> = lost(spool).iter().map(|gap| (gap.sequences, gap.unknown)).collect();
+        gaps.sort();
+        gaps
+    };
+    assert_eq!(shown(&mut spool), [(Some((4, 4)), false)], "the backup has what was begun");
+    for entry in [1, 2] {
+        spool.write(|txn| outlet::lose(txn, place(entry))).unwrap();
+    }
+    assert_eq!(shown(&mut spool), [(Some((1, 1)), true), (Some((2, 2)), false), (Some((4, 4)), false)]);
+    balance(&mut spool);
+}
+
 #[test]
 fn a_damaged_dead_letter_is_not_sent_again_and_becomes_a_gap() {
     let dir = tempfile::tempdir().unwrap();
@@ -335,6 +397,29 @@ fn a_backup_that_is_put_back_is_noticed_and_the_difference_is_a_gap() {
     spool = on(&disk);
     let account = balance(&mut spool);
     assert_eq!((account.exported.spans, account.lost.spans, account.in_spool.spans), (6, 0, 0));
+}
+
+#[test]
+fn a_backup_that_only_lacks_requests_of_a_segment_does_not_export_them_again() {
+    for had in [0, 1, 2] {
+        let disk = Disk::new();
+        let mut spool = on(&disk);
+        commit(&mut spool, 1, spans(20));
+        let at = |request| Progress { request, items: 2, ..Progress::at(place(1), 1) };
+        (1..=had).for_each(|request| progress(&mut spool, "a", &at(request)));
+        spool.close().unwrap();
+        let backup = remember_backup(&disk);
+        let mut spool = on(&disk);
+        (had + 1..=3).for_each(|request| progress(&mut spool, "a", &at(request)));
+        spool.close().unwrap();
+        disk.put(Path::new(FILE), backup);
+
+        let mut spool = on(&disk);
+        let found = spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1)).unwrap().unwrap();
+        assert_eq!(found.first.least(), 3, "{had}");
+        let account = balance(&mut spool);
+        assert_eq!((account.in_spool.spans, account.lost.spans), (20, 0));
+    }
 }
 
 #[test]

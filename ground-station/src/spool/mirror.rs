@@ -1,12 +1,12 @@
 //! What is known of the ledger when the spool's file is gone, damaged or an older copy: a small file with a checksum beside it.
 //!
 //! `ledger.json` has the ledger's id, how far the commits are, and of each satellite the counts, the committed ranges, and what
-//! was still to be exported. It is written within seconds of a change and when the spool is closed. A spool that begins without its
-//! file goes on from it: nothing is committed twice in one ledger, and what was committed and not exported is a gap of reason
-//! `station_lost`. A file that is older than its mirror, because a backup was restored, is brought to what the mirror knows in
-//! the same way.
+//! was still to be exported. It is written within seconds of a change and when the spool is closed, and before gaps are acknowledged that
+//! it does not have, since the satellite may forget them then. A spool that begins without its file goes on from it: nothing is
+//! committed twice in one ledger, and what was committed and not exported is a gap of reason `station_lost`. A file that is older than
+//! its mirror, because a backup was restored, is brought to what the mirror knows in the same way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use perigee_proto::link;
@@ -27,7 +27,7 @@ use super::file::View;
 use super::gaps::{self, Lost};
 use super::ledger::{committed_ranges, split_recent};
 use super::namesakes;
-use super::outlet::settle_signals;
+use super::outlet::{self, settle_signals};
 use super::own_gaps::{self, CursorRow, Missing, OwnGaps};
 use super::remembered::{self, Part};
 use super::tables::*;
@@ -103,6 +103,14 @@ struct LaneOf {
     remembered: Vec<Part>,
 }
 
+impl LaneOf {
+    /// Items that were still to be exported.
+    fn waiting(&self) -> Counts {
+        let items = self.waiting.map_or([0; 3], |(_, _, items)| items);
+        Signal::ALL.into_iter().zip(items).map(|(s, n)| Counts::of(s, n)).sum()
+    }
+}
+
 /// How much of the spool is in the file.
 #[derive(Default)]
 pub(super) struct Mirrored {
@@ -121,6 +129,11 @@ impl Mirrored {
     /// Whether everything up to these openings and changes is.
     pub(super) fn is_current(&self, changes: (u64, u64)) -> bool {
         self.at == Some(changes)
+    }
+
+    /// Whether everything up to these openings and changes is, and maybe more of this opening.
+    pub(super) fn has(&self, (openings, changes): (u64, u64)) -> bool {
+        self.at.is_some_and(|(opening, at)| opening == openings && at >= changes)
     }
 
     pub(super) fn write(&mut self, env: &Env, settings: &Settings, content: &Mirror, changes: (u64, u64)) {
@@ -366,6 +379,17 @@ fn is_older(read: &ReadTransaction, mirror: &Mirror) -> Result<bool, SpoolError>
             }
         }
     }
+    let cursors = read.open_table(CURSORS)?;
+    for (exporter, satellite, lane, entry, request, cut) in &mirror.cursors {
+        let here = cursors.get((exporter.as_str(), *satellite, *lane))?.map(|v| v.value());
+        // Under another cut an exporter begins a segment again. A cursor ahead of its lane's, with a colon, may be there no more.
+        let is_behind = here.map_or(!exporter.contains(':'), |here| {
+            here.cut == *cut && (here.entry, here.request) < (*entry, *request)
+        });
+        if is_behind {
+            return Ok(true);
+        }
+    }
     Ok(false)
 }
 
@@ -562,6 +586,7 @@ fn restore_account(
     (exact, mut missing, passed): (bool, Missing, &[CursorRow]),
 ) -> Result<(), SpoolError> {
     let number = satellite.number;
+    let begun = begun_and_missing(tables, satellite, settings)?;
     let (here, returned) = settle(tables, number, settings, &mut missing, passed)?;
     missing.take_back(tables, number)?;
     let mut counters = Counters::of(tables, number)?;
@@ -589,8 +614,8 @@ fn restore_account(
     let time = TimeRange::EMPTY;
     for epoch in satellite.epochs.iter().rev() {
         for of in &epoch.lanes {
-            let Some((start, end, items)) = of.waiting else { continue };
-            let waited: Counts = Signal::ALL.into_iter().zip(items).map(|(s, n)| Counts::of(s, n)).sum();
+            let Some((start, end, _)) = of.waiting else { continue };
+            let waited = of.waiting();
             let (have, sequences) = here.get(&(epoch.epoch, of.lane)).cloned().unwrap_or_default();
             let items = waited.saturating_sub(have).min(lost);
             let mut missing: RangeSet = std::iter::once(start..end).collect();
@@ -601,6 +626,7 @@ fn restore_account(
                 sequences.iter().for_each(|r| again.remove(r));
                 let sequences = missing.first().zip(missing.last()).map(|(s, e)| s..e + 1);
                 let (epoch, lane, items) = (epoch.epoch, of.lane, Some(items));
+                let exact = exact && !begun.contains(&lane);
                 gaps::lose(
                     tables,
                     now,
@@ -621,6 +647,25 @@ fn restore_account(
         )?;
     }
     Ok(())
+}
+
+/// Those lanes in which exporters have a part of a segment that is not in the file: it waited as a whole.
+fn begun_and_missing(
+    tables: &WriteTransaction,
+    Satellite { number: satellite, epochs, .. }: &Satellite,
+    settings: &Settings,
+) -> Result<BTreeSet<u8>, SpoolError> {
+    let (cursors, entries) = (tables.open_table(CURSORS)?, tables.open_table(ENTRIES)?);
+    let mut out = BTreeSet::new();
+    for of in epochs.iter().flat_map(|epoch| &epoch.lanes) {
+        let (satellite, lane) = (*satellite, of.lane);
+        for entry in outlet::in_part(&cursors, settings, (satellite, lane), of.waiting().signals())? {
+            if entries.get(EntryKey { satellite, lane, entry })?.is_none() {
+                out.insert(lane);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Items of the segments whose counts are still remembered.

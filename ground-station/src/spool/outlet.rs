@@ -421,6 +421,27 @@ fn is_passed(
     Ok(true)
 }
 
+/// The entries of a lane of which every exporter of one of `signals` has a part, and one of them no more: some of it is exported, and only
+/// a cut could tell how many items.
+pub(super) fn in_part(
+    cursors: &impl ReadableTable<(&'static str, u32, u8), Cursor>,
+    settings: &Settings,
+    (satellite, lane): (u32, u8),
+    signals: SignalSet,
+) -> Result<BTreeSet<u64>, SpoolError> {
+    let at = EntryKey { satellite, lane, entry: 0 };
+    // A request is done under whatever cut.
+    let any_cut = |name: &str| Ok(cursor(cursors, name, at)?.map(|of| Cursor { cut: 0, ..of }));
+    let mut entries = BTreeSet::new();
+    for signal in signals.iter() {
+        let reached =
+            settings.exporters_of(signal).map(|name| Ok(Reached::read(name, 0, any_cut)?.of(signal)));
+        let least = reached.collect::<Result<Vec<_>, SpoolError>>()?.into_iter().min();
+        entries.extend(least.filter(|least| least.request > 0).map(|least| least.entry));
+    }
+    Ok(entries)
+}
+
 /// Counts the signals of an entry that every exporter has passed, without those that `keep` has; which items those are, and what is written down of the entry.
 pub(super) fn settle_signals(
     tables: &WriteTransaction,
@@ -567,7 +588,11 @@ pub(super) fn lose(txn: &mut Txn<'_>, place: Place) -> Result<(), SpoolError> {
         segment = %header.id,
         "a committed segment is damaged on this disk; it is removed, and what was not exported of it is a gap"
     );
-    gaps::lose(txn.tables, txn.now, Lost::segment(record.number, &header, record.open()))?;
+    let (open, cursors) = (record.open(), txn.tables.open_table(CURSORS)?);
+    let begun = in_part(&cursors, &txn.contents.settings, place.lane(), open.signals())?;
+    drop(cursors);
+    let exact = !begun.contains(&place.0.entry);
+    gaps::lose(txn.tables, txn.now, Lost { exact, ..Lost::segment(record.number, &header, open) })?;
     leave(txn, place.0, &record)
 }
 

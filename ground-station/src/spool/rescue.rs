@@ -82,7 +82,7 @@ pub(super) fn take_over(
     all.know(known);
     let exact = counted || all.is_closed();
     all.restore(&txn, settings, env.unix_nano(), exact)?;
-    lose_damaged(&txn, env.unix_nano())?;
+    lose_damaged(&txn, settings, env.unix_nano())?;
     if !counted {
         admit(&txn, env.unix_nano())?;
     }
@@ -91,7 +91,7 @@ pub(super) fn take_over(
 }
 
 /// Takes out the segments whose payload is not what was committed.
-fn lose_damaged(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
+fn lose_damaged(txn: &WriteTransaction, settings: &Settings, now: u64) -> Result<(), SpoolError> {
     let mut damaged = Vec::new();
     let chunks = txn.open_table(SEGMENT_CHUNKS)?;
     for row in txn.open_table(ENTRIES)?.iter()? {
@@ -108,7 +108,10 @@ fn lose_damaged(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
     drop(chunks);
     for (key, record, header) in damaged {
         if record.open().total() > 0 {
-            gaps::lose(txn, now, Lost::segment(record.number, &header, record.open()))?;
+            let (open, lane) = (record.open(), (key.satellite, key.lane));
+            let begun = outlet::in_part(&txn.open_table(CURSORS)?, settings, lane, open.signals())?;
+            let (exact, lost) = (!begun.contains(&key.entry), Lost::segment(record.number, &header, open));
+            gaps::lose(txn, now, Lost { exact, ..lost })?;
         }
         outlet::remove(txn, key, false)?;
     }

@@ -1,7 +1,10 @@
 //! Spools that are lost and come back, and what the mirror knows of the gaps in between.
 
 use std::path::Path;
+use std::time::Duration;
 
+use perigee_proto::link;
+use perigee_shared::env::Env;
 use perigee_shared::signal::SignalSet;
 use simdisk::Disk;
 
@@ -167,4 +170,71 @@ fn a_spool_that_was_set_aside_beside_another_ledgers_mirror_comes_back_without_t
     let account = balance(&mut spool);
     assert_eq!((account.exported.spans, account.in_spool.spans, account.lost.spans), (10, 20, 0));
     assert_eq!(exported(&mut spool), [2, 3]);
+}
+
+async fn greet(store: &Store, epochs: Vec<link::Epoch>) -> Vec<u64> {
+    let hello = link::Hello { epochs, ..link::Hello::default() };
+    let mut answer = store.intake().ledger("sat-1".into(), hello).await.unwrap();
+    answer.epochs.swap_remove(0).drops_acknowledged
+}
+
+fn with_drops(drops: Vec<link::Drop>) -> link::Epoch {
+    link::Epoch { epoch: EPOCH, drops, ..link::Epoch::default() }
+}
+
+/// A satellite forgets what a lost log had once it is acknowledged, and `ledger.json` had it only seconds later.
+#[tokio::test]
+async fn what_is_acknowledged_of_drops_outlives_the_spool_however_soon_it_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, mirror) = (dir.path().join("spool.redb"), dir.path().join("ledger.json"));
+    let env = Env::production();
+    let store = Store::open(&env, settings(&dir, &[]), 0).unwrap();
+    // The mirror was written as it began, and is again in five seconds.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut acknowledged = greet(&store, vec![with_drops(vec![dropped(1, 1..3, 4)])]).await;
+    let mut at_once = vec![std::fs::read(&mirror).unwrap()];
+    for id in [2, 3] {
+        let drops = vec![dropped(id, 3 * id..3 * id + 3, 4)];
+        let drops = link::EpochDrops { epoch: EPOCH, drops };
+        acknowledged.extend(store.intake().drops("sat-1".into(), drops.into()).await.unwrap().ids);
+        at_once.push(std::fs::read(&mirror).unwrap());
+    }
+    assert_eq!(acknowledged, [1, 2, 3]);
+    // What is known already costs nothing.
+    std::fs::remove_file(&mirror).unwrap();
+    assert_eq!(greet(&store, vec![with_drops(vec![dropped(1, 1..3, 4)])]).await, [1]);
+    assert!(!mirror.exists());
+    store.close().await;
+
+    for (content, gaps) in at_once.into_iter().zip(1..) {
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&mirror, content).unwrap();
+        let mut spool = open(&dir);
+        let account = account(&mut spool);
+        let shown = spool.read(|view| views::gaps(view, 100)).unwrap();
+        assert_eq!((shown.len(), account.dropped.spans), (gaps, 4 * gaps as u64));
+        assert!(shown.iter().all(|gap| gap.items.spans == 4 && !gap.unknown));
+    }
+}
+
+/// The satellite has the only other copy then.
+#[tokio::test]
+async fn drops_are_not_acknowledged_while_the_mirror_cannot_have_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mirror = dir.path().join("ledger.json");
+    let store = Store::open(&Env::production(), settings(&dir, &[]), 0).unwrap();
+    std::fs::remove_file(&mirror).unwrap();
+    std::fs::create_dir(&mirror).unwrap();
+    let told = || vec![with_drops(vec![dropped(1, 1..3, 4)])];
+    for _ in 0..2 {
+        assert!(greet(&store, told()).await.is_empty());
+    }
+    let drops = link::EpochDrops { epoch: EPOCH, drops: vec![dropped(2, 4..5, 4)] };
+    assert!(store.intake().drops("sat-1".into(), drops.into()).await.unwrap().ids.is_empty());
+    let account = store.views().accounting().await.unwrap().remove("sat-1").unwrap();
+    assert_eq!(account.dropped.spans, 8, "they are shown all the same, once");
+
+    std::fs::remove_dir(&mirror).unwrap();
+    assert_eq!(greet(&store, told()).await, [1]);
+    assert!(mirror.exists());
 }

@@ -715,6 +715,9 @@ fn need_of_entry(at: EntryKey, bytes: bool) -> impl Fn(&[u32]) -> Need + Send + 
         ];
         if bytes {
             queries.push(Query { of: Of::SegmentChunk, text: sql::PIECES_OF, lists: lists() });
+        } else {
+            // Whether exporters have a part of it.
+            queries.push(Query::key(Of::Place, &key[..2]));
         }
         Need::rows(queries)
     }
