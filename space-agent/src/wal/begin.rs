@@ -13,6 +13,7 @@ use redb::{ReadableDatabase, ReadableTable, TableHandle, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::epochs::{begin_epoch, new_life};
+use super::gathered;
 use super::group::GroupHeader;
 use super::mirror::{self, Age, Mirror};
 use super::salvage::{self, Salvage, Taken};
@@ -123,7 +124,7 @@ fn set_life(txn: &WriteTransaction, life: Life) -> Result<(), StoreError> {
 /// Whether a damaged log is this satellite's, and as late as what lies beside it.
 fn belongs_here(found: &Salvage<'_>, config: &WalConfig, mirror: Option<&Mirror>) -> bool {
     let foreign = matches!((&found.satellite, &config.satellite), (Some(a), Some(b)) if a != b);
-    let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
+    let next = gathered(found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)));
     !foreign
         && mirror.is_none_or(|m| {
             m.compare(found.life, &next, |epoch| found.earlier.contains(&epoch)) != Age::Older
@@ -166,7 +167,7 @@ fn take_over(
     let unknown = taken.lost_groups > 0 || found.counts_are_old;
     record_lost(&txn, found.life.epoch, &taken, (missing, unknown), &mut tally, env.unix_nano())?;
     let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
-    let mut next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
+    let mut next = gathered(found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)));
     let mirror_of_it = mirror.filter(|m| m.life().epoch == found.life.epoch);
     if let Some(mirror) = mirror_of_it {
         give_up_undone(&txn, mirror, &state, &mut tally, &mut next, env.unix_nano())?;

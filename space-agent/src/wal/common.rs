@@ -12,6 +12,7 @@ use perigee_shared::store::StoreError;
 use redb::ReadTransaction;
 
 use super::epochs::GroundLane;
+use super::gathered;
 use super::group::alone;
 use super::seal::{BatchLimits, Encoding};
 use super::state::State;
@@ -60,7 +61,7 @@ fn in_common(
     let Some(lane) = state.lanes.get(&ground.lane) else { return Ok((proven, ends)) };
     let journal = txn.open_table(JOURNAL)?;
     let numbers: Vec<u64> = lane.pending.iter().map(|group| group.number).collect();
-    let firsts: BTreeSet<u64> = ground.made_of.iter().map(|(_, of)| of.first).collect();
+    let firsts: BTreeSet<u64> = gathered(ground.made_of.iter().map(|(_, of)| of.first));
     let is_together =
         |before: &u64, number: &u64| follows(state, *before, *number) && !firsts.contains(number);
     for together in numbers.chunk_by(is_together) {
@@ -98,7 +99,7 @@ pub(super) struct Walk {
 
 impl Walk {
     pub(super) fn of(lane: &GroundLane) -> Self {
-        Self { ground: lane.made_of.iter().copied().collect(), from: None, end: 0 }
+        Self { ground: gathered(lane.made_of.iter().copied()), from: None, end: 0 }
     }
 
     /// The end of those of the next groups that the ground has; their beginning if it has none.

@@ -9,6 +9,7 @@ use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
+use super::gathered;
 use super::tables::{DROPS, DropKey, LEDGERS};
 use super::tally::Tally;
 
@@ -137,9 +138,9 @@ pub(super) fn heard(
     highest: Option<u64>,
 ) -> Result<Vec<Heard>, StoreError> {
     let table = txn.open_table(DROPS)?;
-    let ids: BTreeSet<u64> = ack.ids.iter().copied().collect();
+    let ids: BTreeSet<u64> = gathered(ack.ids.iter().copied());
     let had: BTreeMap<u64, Counts> =
-        ack.overridden.iter().filter_map(|o| Some((o.id, o.items?.into()))).collect();
+        gathered(ack.overridden.iter().filter_map(|o| Some((o.id, o.items?.into()))));
     let first = ids.iter().chain(had.keys()).copied().chain(highest).min().unwrap_or(u64::MAX);
     let mut out = Vec::new();
     let key = |id| DropKey { epoch: ack.epoch, id };

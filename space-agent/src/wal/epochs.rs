@@ -16,6 +16,7 @@ use super::acknowledged::{self, KEPT_PAIRS, Top};
 use super::contradicted::Contradicted;
 use super::custody::{Delivery, Passing};
 use super::drops::Heard;
+use super::gathered;
 use super::state::{Edit, Life, State};
 use super::tables::*;
 use super::tally::Tally;
@@ -252,7 +253,7 @@ impl Epochs<'_> {
             answer.inherited.extend(sequences.map(id));
         }
         answer.ids = self.believed(slot, answer.ids)?;
-        answer.inherited = self.believed(slot, answer.inherited.into_iter().collect())?.into_iter().collect();
+        answer.inherited = gathered(self.believed(slot, answer.inherited.into_iter().collect())?);
         let mut committed = BTreeMap::<Lane, RangeSet>::new();
         for SegmentId { lane, sequence, .. } in answer.ids.iter().chain(&answer.inherited).chain(&again) {
             committed.entry(*lane).or_default().insert(*sequence..sequence + 1);
@@ -296,7 +297,7 @@ impl Epochs<'_> {
         }
         let unsure: BTreeSet<SegmentId> = self.0.read(|txn, _| {
             let acknowledged = if_made(txn, ACKNOWLEDGED)?;
-            let mut unsure: BTreeSet<SegmentId> = unsure.into_iter().collect();
+            let mut unsure: BTreeSet<SegmentId> = gathered(unsure);
             for id in unsure.clone() {
                 let SegmentId { epoch, lane, sequence } = id;
                 let key = AckKey { ledger, epoch, lane: lane.0, sequence };

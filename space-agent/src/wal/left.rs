@@ -14,6 +14,7 @@ use perigee_shared::store::next_piece;
 use perigee_shared::store::rescue::{Extent, Rescue, Spot};
 use redb::{TableHandle, Value};
 
+use super::gathered;
 use super::group::{self, Accepted, Damaged};
 use super::salvage::{Salvage, groups_from, rows, whole};
 use super::tables::*;
@@ -257,7 +258,7 @@ fn segments(rescue: &Rescue<'_>, certain: Option<&Salvage<'_>>) -> Result<Vec<Le
     for (header, payload) in certain.map_or(Ok(Vec::new()), Salvage::segments)? {
         out.insert(Place::of(header.id), LeftSegment { header, payload, on_board: true });
     }
-    let there: BTreeSet<Place> = out.keys().copied().collect();
+    let there: BTreeSet<Place> = gathered(out.keys().copied());
     let mut others = found_anywhere(rescue, &there);
     others.sort_by_key(|(header, _)| header.items.total());
     for (header, payload) in others {
@@ -270,7 +271,7 @@ fn segments(rescue: &Rescue<'_>, certain: Option<&Salvage<'_>>) -> Result<Vec<Le
 
 /// Segments that the file lists and that are not among those which were found.
 fn missing(rescue: &Rescue<'_>, found: &[LeftSegment]) -> Vec<Header> {
-    let found: BTreeSet<Place> = found.iter().map(|segment| Place::of(segment.header.id)).collect();
+    let found: BTreeSet<Place> = gathered(found.iter().map(|segment| Place::of(segment.header.id)));
     let mut out = Vec::new();
     rescue.table(SEGMENTS.name(), |_, value| {
         if let Ok(record) = SegmentRecord::from_bytes(value)
@@ -355,7 +356,7 @@ fn bases(rescue: &Rescue<'_>) -> BTreeMap<Place, (Header, Vec<Spot>)> {
 /// Hashes of what ledgers had acknowledged.
 fn acknowledged(rescue: &Rescue<'_>) -> BTreeSet<Hash> {
     let (_, rows) = rows(rescue, ACKNOWLEDGED.name());
-    rows.values().filter_map(|value| Hash::try_from(value.get(..size_of::<Hash>())?).ok()).collect()
+    gathered(rows.values().filter_map(|value| Hash::try_from(value.get(..size_of::<Hash>())?).ok()))
 }
 
 fn rules(rescue: &Rescue<'_>) -> Option<BTreeMap<u64, Rules>> {

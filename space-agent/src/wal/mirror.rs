@@ -15,6 +15,7 @@ use perigee_shared::store::mirror;
 use serde::{Deserialize, Serialize};
 
 use super::acknowledged::{self, Mirrored};
+use super::gathered;
 use super::state::{LaneState, Life, State};
 use super::tally::Tally;
 use super::{Wal, WalConfig};
@@ -371,7 +372,7 @@ pub(super) fn is_damaged(env: &Env, config: &WalConfig) -> bool {
 
 /// Counts by reason, in the other form.
 fn by_reason<A: Copy, B>(items: &BTreeMap<i32, A>, other: impl Fn(A) -> B) -> BTreeMap<i32, B> {
-    items.iter().map(|(reason, items)| (*reason, other(*items))).collect()
+    gathered(items.iter().map(|(reason, items)| (*reason, other(*items))))
 }
 
 /// Writes the mirror of a log whose file is gone, for the last time.

@@ -8,6 +8,7 @@ use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata};
 
+use super::gathered;
 use super::tables::*;
 use super::{SegmentRecord, Wal, WalError};
 
@@ -77,7 +78,7 @@ impl Passes<'_> {
         let now = i128::from(env.since_boot().nano);
         let waited = |since_boot: i64| u64::try_from(now - i128::from(since_boot)).unwrap_or(0);
         let unsealed: BTreeMap<Lane, u64> =
-            self.0.segments().unsealed().iter().map(|u| (u.lane, waited(u.oldest_since_boot))).collect();
+            gathered(self.0.segments().unsealed().iter().map(|u| (u.lane, waited(u.oldest_since_boot))));
         self.0.read(|txn, state| {
             let ages = state.boots.ages(&env);
             let segments = txn.open_table(SEGMENTS)?;

@@ -15,6 +15,7 @@ use redb::{TableHandle, Value, WriteTransaction};
 
 use super::begin::NUMBERS_SKIPPED;
 use super::front::Groups;
+use super::gathered;
 use super::group::{self, GroupHeader};
 use super::mirror::Mirror;
 use super::salvaged::Identity;
@@ -136,7 +137,7 @@ impl<'a> Salvage<'a> {
             .collect::<Option<_>>()?;
         let (_, epochs) = rows(&rescue, EPOCHS.name());
         let epoch = |key: &Vec<u8>| Some(u64::from_le_bytes(key.get(..8)?.try_into().ok()?));
-        let earlier: BTreeSet<u64> = epochs.keys().filter_map(epoch).collect();
+        let earlier: BTreeSet<u64> = gathered(epochs.keys().filter_map(epoch));
         // Bits of segments mean nothing without them.
         whole(&rescue, CONSUMERS.name())?;
         whole(&rescue, CURSORS.name())?;
@@ -237,12 +238,12 @@ impl<'a> Salvage<'a> {
 
     /// The segments that were on board, if all of them are known.
     pub(super) fn on_board(&self) -> Option<BTreeSet<Place>> {
-        self.all_on_board.then(|| self.on_board.keys().copied().collect())
+        self.all_on_board.then(|| gathered(self.on_board.keys().copied()))
     }
 
     /// Segments that the file says are on board, whole ones alone, and where their payloads lie.
     pub(super) fn segments(&self) -> Result<Vec<(Header, Vec<Spot>)>, StoreError> {
-        let wanted = self.on_board.iter().map(|(place, record)| (*place, record.header.clone())).collect();
+        let wanted = gathered(self.on_board.iter().map(|(place, record)| (*place, record.header.clone())));
         let mut out = Vec::new();
         self.payloads(CHUNKS.name(), &wanted, |_, header, payload| {
             out.push((header.clone(), payload.spots));
@@ -398,8 +399,8 @@ pub(super) fn groups_from(rescue: &Rescue<'_>, from: u64) -> (BTreeMap<u64, Vec<
             pieces.insert(key, value.to_vec());
         }
     });
-    let numbers: BTreeSet<u64> = pieces.keys().map(|p| p.group).collect();
-    let mut out: BTreeMap<u64, Vec<u8>> = numbers.into_iter().map(|n| (n, joined(&pieces, n))).collect();
+    let numbers: BTreeSet<u64> = gathered(pieces.keys().map(|p| p.group));
+    let mut out: BTreeMap<u64, Vec<u8>> = gathered(numbers.into_iter().map(|n| (n, joined(&pieces, n))));
     if extent != Extent::Whole {
         for (number, bytes) in scan_groups(rescue, from) {
             let known = out.entry(number).or_default();

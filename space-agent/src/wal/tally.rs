@@ -8,6 +8,7 @@ use perigee_shared::store::StoreError;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::drops::Untold;
+use super::gathered;
 use super::tables::*;
 
 /// The counts and the numbers of drops. A transaction changes a copy, stores it, and hands it to the state.
@@ -124,5 +125,5 @@ pub(super) fn told_from(bytes: &[u8]) -> BTreeMap<i32, Counts> {
         let (reason, items) = row.split_first_chunk()?;
         Some((i32::from_le_bytes(*reason), Counts::from_bytes(items)?))
     };
-    bytes.chunks(28).filter_map(one).collect()
+    gathered(bytes.chunks(28).filter_map(one))
 }
