@@ -309,7 +309,7 @@ impl Custody<'_> {
         let sent: Vec<bool> = victims.iter().map(|h| self.was_sent(h.id)).collect();
         let count = victims.len();
         let takers = had::takers(&self.0.state().consumers, self.0.config());
-        let hands = std::mem::take(&mut self.0.notes.hands);
+        let (hands, since) = (std::mem::take(&mut self.0.notes.hands), self.0.env().since_boot().nano);
         let mut gone = Vec::new();
         let missed = self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
@@ -328,7 +328,7 @@ impl Custody<'_> {
                     drops::record(txn, &mut tally, state.life.epoch, drop, sent)?;
                 }
                 let drop = (lost.total() > 0).then(|| tally.next_drop - 1);
-                gone.extend(hands.gone(header.id, drop, had, &missing));
+                gone.extend(hands.gone(header.id, drop, had, &missing, since));
             }
             tally.store(txn)?;
             let missed = had::note_missed(txn, state, &missed)?;

@@ -17,7 +17,7 @@ use super::*;
 /// Rows that an honest ground keeps of one satellite's epochs.
 const EPOCHS_KEPT: usize = 1_024;
 
-fn open(bench: &Bench, hands: &Arc<Hands>) -> Wal {
+pub(super) fn open(bench: &Bench, hands: &Arc<Hands>) -> Wal {
     let mut env = bench.disk.env();
     env.clock = Arc::clone(hands) as Arc<dyn perigee_shared::env::Clock>;
     env.bounds = Arc::new(ClockBounds::new(BUILT));

@@ -168,7 +168,7 @@ impl Epochs<'_> {
     }
 
     fn untold(&self) -> u64 {
-        self.0.notes.hands.untold(self.0.state().life.epoch)
+        self.0.notes.hands.untold(self.0.state().life.epoch, self.0.env().since_boot().nano)
     }
 
     /// The drops of this epoch from id `from` on that `station` does not know.

@@ -184,6 +184,9 @@ pub(super) struct Missing {
     undecided: Counts,
 }
 
+/// How long a station is not told of such a drop, in ns. When it is told, the consumer is not to go on.
+const UNTOLD_FOR: u64 = 30_000_000_000;
+
 /// A segment that was dropped while consumers were in the middle of it.
 #[derive(Debug, Clone)]
 pub(super) struct Gone {
@@ -193,6 +196,8 @@ pub(super) struct Gone {
     /// Items that at least one consumer has.
     had: Counts,
     by: Vec<Missing>,
+    /// When, in ns since boot.
+    since: u64,
 }
 
 /// What consumers are in the middle of.
@@ -210,10 +215,11 @@ impl Hands {
         drop: Option<u64>,
         had: Counts,
         missing: &[Missing],
+        since: u64,
     ) -> Option<Gone> {
         let in_hand = |m: &&Missing| self.of.contains(&(m.consumer, Place::of(id)));
         let by: Vec<Missing> = missing.iter().filter(in_hand).copied().collect();
-        (!by.is_empty()).then_some(Gone { id, drop, had, by })
+        (!by.is_empty()).then_some(Gone { id, drop, had, by, since })
     }
 
     /// Segments were dropped.
@@ -221,9 +227,10 @@ impl Hands {
         self.gone.extend(gone);
     }
 
-    /// From this one on no station is told of drops of an epoch yet: they may still become less.
-    pub(super) fn untold(&self, epoch: u64) -> u64 {
-        let drops = self.gone.iter().filter(|gone| gone.id.epoch == epoch).filter_map(|gone| gone.drop);
+    /// From this one on no station is told of drops of an epoch yet: they may still become less, for a while.
+    pub(super) fn untold(&self, epoch: u64, now: u64) -> u64 {
+        let waits = |gone: &&Gone| gone.id.epoch == epoch && now.saturating_sub(gone.since) < UNTOLD_FOR;
+        let drops = self.gone.iter().filter(waits).filter_map(|gone| gone.drop);
         drops.min().unwrap_or(u64::MAX)
     }
 }

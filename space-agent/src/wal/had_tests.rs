@@ -1,9 +1,12 @@
 //! What consumers have of segments that are still on board.
 
+use std::sync::Arc;
+
 use perigee_proto::link::DropReason;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 
+use super::clock_tests::{Hands, S};
 use super::tests::{Bench, assert_adds_up, config, logs, request, seal};
 use super::*;
 
@@ -219,5 +222,24 @@ fn a_segment_that_a_consumer_gets_whole_after_its_drop_is_no_drop() {
     let mut wal = bench.open();
     assert_eq!(told(&mut wal), metrics(3));
     assert_eq!((wal.summary().delivered, dropped(&wal)), (logs(10) + metrics(3), metrics(3)));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_drop_is_told_after_a_while_and_then_the_consumer_does_not_go_on() {
+    let bench = bench(&[("link", SignalSet::ALL), ("a", SignalSet::ALL)]);
+    let hands = Arc::new(Hands::default());
+    let mut wal = super::epoch_tests::open(&bench, &hands);
+    let header = mixed(&mut wal, 0);
+    let a = id(&wal, "a");
+    wal.custody().begin(a, header.id);
+    wal.custody().drop_segments(vec![header.clone()], DropReason::QuotaOldest).unwrap();
+    hands.pass(20 * S);
+    assert_eq!(told(&mut wal), Counts::ZERO);
+    assert!(wal.custody().advance(a, header.id, None, 1, (logs(5), Counts::ZERO)).unwrap());
+    hands.pass(11 * S);
+    assert_eq!(told(&mut wal), metrics(3), "a backend may take long");
+    assert!(!wal.custody().advance(a, header.id, None, 2, (metrics(3), Counts::ZERO)).unwrap());
+    assert_eq!((wal.summary().delivered, dropped(&wal)), (logs(5), metrics(3)));
     assert_adds_up(&wal);
 }
