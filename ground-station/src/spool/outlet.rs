@@ -578,6 +578,19 @@ pub(super) fn condemn(txn: &mut Txn<'_>, place: Place, reason: &str) -> Result<(
     leave(txn, place.0, &record)
 }
 
+/// What is lost with an entry: of one that every exporter has a part of, its items at most.
+pub(super) fn lost(
+    tables: &WriteTransaction,
+    settings: &Settings,
+    at: EntryKey,
+    record: &SegmentRecord,
+    header: &Header,
+) -> Result<Lost, SpoolError> {
+    let open = record.open();
+    let begun = in_part(&tables.open_table(CURSORS)?, settings, (at.satellite, at.lane), open.signals())?;
+    Ok(Lost { exact: !begun.contains(&at.entry), ..Lost::segment(record.number, header, open) })
+}
+
 /// Removes a segment whose bytes are not what was committed; what was not exported of it becomes a gap.
 pub(super) fn lose(txn: &mut Txn<'_>, place: Place) -> Result<(), SpoolError> {
     let Some(record) = entry(txn, place.0)? else { return Ok(()) };
@@ -588,11 +601,8 @@ pub(super) fn lose(txn: &mut Txn<'_>, place: Place) -> Result<(), SpoolError> {
         segment = %header.id,
         "a committed segment is damaged on this disk; it is removed, and what was not exported of it is a gap"
     );
-    let (open, cursors) = (record.open(), txn.tables.open_table(CURSORS)?);
-    let begun = in_part(&cursors, &txn.contents.settings, place.lane(), open.signals())?;
-    drop(cursors);
-    let exact = !begun.contains(&place.0.entry);
-    gaps::lose(txn.tables, txn.now, Lost { exact, ..Lost::segment(record.number, &header, open) })?;
+    let lost = lost(txn.tables, &txn.contents.settings, place.0, &record, &header)?;
+    gaps::lose(txn.tables, txn.now, lost)?;
     leave(txn, place.0, &record)
 }
 

@@ -108,10 +108,7 @@ fn lose_damaged(txn: &WriteTransaction, settings: &Settings, now: u64) -> Result
     drop(chunks);
     for (key, record, header) in damaged {
         if record.open().total() > 0 {
-            let (open, lane) = (record.open(), (key.satellite, key.lane));
-            let begun = outlet::in_part(&txn.open_table(CURSORS)?, settings, lane, open.signals())?;
-            let (exact, lost) = (!begun.contains(&key.entry), Lost::segment(record.number, &header, open));
-            gaps::lose(txn, now, Lost { exact, ..lost })?;
+            gaps::lose(txn, now, outlet::lost(txn, settings, key, &record, &header)?)?;
         }
         outlet::remove(txn, key, false)?;
     }

@@ -190,7 +190,12 @@ async fn what_is_acknowledged_of_drops_outlives_the_spool_however_soon_it_is_los
     let env = Env::production();
     let store = Store::open(&env, settings(&dir, &[]), 0).unwrap();
     // The mirror was written as it began, and is again in five seconds.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let written = async {
+        while !mirror.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.unwrap();
     let mut acknowledged = greet(&store, vec![with_drops(vec![dropped(1, 1..3, 4)])]).await;
     let mut at_once = vec![std::fs::read(&mirror).unwrap()];
     for id in [2, 3] {

@@ -129,12 +129,9 @@ pub struct Encoded {
 impl Encoder {
     /// An encoder of `codec` for a segment that leans on `base`, or on nothing. Codec 1 cannot lean.
     pub fn new(codec: Codec, base: Option<&Base>) -> Result<Self, CodecError> {
-        match codec {
-            Codec::ZstdRows => rows::Encoder::new().map(Self::ZstdRows),
-            Codec::Columns => Ok(Self::Columns(Box::new(columns::Encoder::new(base)))),
-            Codec::ColumnsTokens => Ok(Self::Columns(Box::new(columns::Encoder::with_tokens(base)))),
-            Codec::ColumnsChains => Ok(Self::Columns(Box::new(columns::Encoder::with_chains(base)))),
-            Codec::ColumnsText => Ok(Self::Columns(Box::new(columns::Encoder::with_text(base)))),
+        match codec.layout() {
+            None => rows::Encoder::new().map(Self::ZstdRows),
+            Some(layout) => Ok(Self::Columns(Box::new(columns::Encoder::of(layout, base)))),
         }
     }
 

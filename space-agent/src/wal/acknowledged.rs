@@ -15,7 +15,7 @@ use super::tables::*;
 
 /// Sequences of each lane, the latest, of which it is kept what a ground has acknowledged: to notice a log that is older than the
 /// ground's knowledge, and a ledger that is older than the log's.
-pub(super) const KEPT_PAIRS: u64 = 1_000;
+const KEPT_PAIRS: u64 = 1_000;
 
 /// Ranges of a lane and a ledger in the file beside the log: the latest.
 const MOST_RANGES: usize = 64;
@@ -46,7 +46,7 @@ impl Acknowledged {
 }
 
 /// The first sequence that is kept when `last` is the latest.
-fn first_kept(last: Option<u64>) -> u64 {
+pub(super) fn first_kept(last: Option<u64>) -> u64 {
     last.map_or(0, |last| last.saturating_sub(KEPT_PAIRS - 1))
 }
 

@@ -95,9 +95,7 @@ pub(super) fn take_back(
     let Some((known, drop)) = found.filter(|_| key.id >= tally.drops_reported) else { return Ok(false) };
     let before = Counts::from(drop.items.unwrap_or_default());
     let left = before.saturating_sub(items);
-    let dropped = tally.dropped.entry(drop.reason).or_default();
-    *dropped = dropped.saturating_sub(before.saturating_sub(left));
-    tally.delivered += before.saturating_sub(left);
+    tally.undo_untold_drop(drop.reason, before.saturating_sub(left));
     if left.total() == 0 {
         table.remove(key)?;
         tally.drops = tally.drops.saturating_sub(1);

@@ -12,7 +12,7 @@ use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
-use super::acknowledged::{self, KEPT_PAIRS, Top};
+use super::acknowledged::{self, Top};
 use super::contradicted::Contradicted;
 use super::custody::{Delivery, Passing};
 use super::drops::Heard;
@@ -558,19 +558,13 @@ fn forget_epochs(
 }
 
 /// The latest of the closed epochs that the current one continues, the latest first.
-pub(super) fn continued(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
-    let closed = closed_epochs(txn)?;
+pub(super) fn continued(closed: &[link::Epoch]) -> Vec<u64> {
     let continued = closed.iter().rev().take_while(|epoch| epoch.continued).take(CLOSED_EPOCHS);
-    Ok(continued.map(|epoch| epoch.epoch).collect())
-}
-
-/// All of them, the latest last.
-pub(super) fn closed(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
-    Ok(closed_epochs(txn)?.iter().map(|epoch| epoch.epoch).collect())
+    continued.map(|epoch| epoch.epoch).collect()
 }
 
 /// The closed epochs, the latest last.
-fn closed_epochs(txn: &ReadTransaction) -> Result<Vec<link::Epoch>, StoreError> {
+pub(super) fn closed_epochs(txn: &ReadTransaction) -> Result<Vec<link::Epoch>, StoreError> {
     let mut closed = Vec::new();
     for entry in txn.open_table(EPOCHS)?.iter()? {
         closed.push(closed_epoch(entry?.1.value())?);
@@ -711,7 +705,7 @@ impl Answer {
         }
         for (_, lane) in acknowledged::lanes(&self.tops) {
             let latest = shipped.range(lane_from(lane, 0))?.next_back().transpose()?;
-            let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
+            let keep = acknowledged::first_kept(latest.map(|(key, _)| key.value().sequence));
             let place = |sequence| Place { lane: lane.0, sequence };
             shipped.retain_in(place(0)..place(keep), |_, _| false)?;
         }

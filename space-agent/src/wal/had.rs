@@ -2,8 +2,8 @@
 //!
 //! A segment stays until the last consumer has passed it. Items whose every consumer has them count as delivered before that, and
 //! items that one consumer has are not dropped when the segment is: only the others miss them, and that is counted by consumer. A direct
-//! exporter that is in the middle of a segment when it is dropped has all of it in memory and goes on: what its backend takes then is
-//! taken back from the drop, which no station hears of before.
+//! exporter that is in the middle of a segment when it is dropped has all of it in memory and goes on: the drop becomes less by what its
+//! backend takes then, and stations are told of it when the exporter is done, or after half a minute.
 
 use std::collections::BTreeMap;
 
@@ -227,7 +227,7 @@ impl Hands {
         self.gone.extend(gone);
     }
 
-    /// From this one on no station is told of drops of an epoch yet: they may still become less, for a while.
+    /// The first drop of an epoch that stations are not told of yet, nor of those behind it, since it may still become less.
     pub(super) fn untold(&self, epoch: u64, now: u64) -> u64 {
         let waits = |gone: &&Gone| gone.id.epoch == epoch && now.saturating_sub(gone.since) < UNTOLD_FOR;
         let drops = self.gone.iter().filter(waits).filter_map(|gone| gone.drop);

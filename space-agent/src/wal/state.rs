@@ -267,9 +267,9 @@ impl Contents for State {
         let mut stations = state.acknowledged.values().map(|of| &of.station);
         let first = stations.next();
         state.own_ledgers = stations.any(|station| Some(station) != first);
-        state.continues = epochs::continued(read)?;
-        state.lives = epochs::closed(read)?;
-        state.lives.extend(salvaged::named(read)?);
+        let closed = epochs::closed_epochs(read)?;
+        state.continues = epochs::continued(&closed);
+        state.lives = closed.iter().map(|epoch| epoch.epoch).chain(salvaged::named(read)?).collect();
         state.is_fresh = true;
         Ok(state)
     }

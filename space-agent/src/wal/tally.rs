@@ -41,14 +41,20 @@ impl Tally {
 
     /// Counts items that were dropped as delivered after all.
     pub(super) fn undo_drop(&mut self, reason: i32, items: Counts) {
+        let undone = self.undo_untold_drop(reason, items);
+        if let Some(told) = self.told.as_mut().and_then(|told| told.get_mut(&reason)) {
+            *told = told.saturating_sub(undone);
+        }
+    }
+
+    /// The same of a drop that no station has heard of. Returns how many those were.
+    pub(super) fn undo_untold_drop(&mut self, reason: i32, items: Counts) -> Counts {
         let counted = self.dropped.entry(reason).or_default();
         let left = counted.saturating_sub(items);
         let undone = counted.saturating_sub(left);
         self.delivered += undone;
         *counted = left;
-        if let Some(told) = self.told.as_mut().and_then(|told| told.get_mut(&reason)) {
-            *told = told.saturating_sub(undone);
-        }
+        undone
     }
 
     pub(super) fn load(txn: &ReadTransaction) -> Result<Self, StoreError> {

@@ -121,9 +121,8 @@ fn leave(wal: &mut Wal, away: Away, known: u64) -> Result<(), WalError> {
 /// Tries the store from time to time while the log is in memory, and returns to it.
 pub(super) fn try_to_return(wal: &mut Wal) -> Result<(), WalError> {
     let now = wal.env().since_boot().nano;
-    let waiting = wal.notes.sent.is_waiting();
     let Some(away) = wal.away.as_mut().filter(|away| away.next_try <= now) else { return Ok(()) };
-    if waiting && now < away.next_try.saturating_add(ANSWERED_WITHIN) {
+    if now < away.next_try.saturating_add(ANSWERED_WITHIN) && wal.notes.sent.is_waiting() {
         return Ok(());
     }
     away.next_try = now.saturating_add(TRY_EVERY);

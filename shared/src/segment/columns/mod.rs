@@ -159,22 +159,8 @@ impl Encoder {
         Self::of(LAYOUT, base)
     }
 
-    /// The same for codec 3, which takes text apart token by token.
-    pub fn with_tokens(base: Option<&Base>) -> Self {
-        Self::of(LAYOUT_TOKENS, base)
-    }
-
-    /// The same for codec 4, which takes it apart by chains.
-    pub fn with_chains(base: Option<&Base>) -> Self {
-        Self::of(LAYOUT_CHAINS, base)
-    }
-
-    /// The same for codec 5, which knows a place by what stands near it.
-    pub fn with_text(base: Option<&Base>) -> Self {
-        Self::of(LAYOUT_TEXT, base)
-    }
-
-    fn of(layout: u8, base: Option<&Base>) -> Self {
+    /// The same for the codec with this layout.
+    pub(super) fn of(layout: u8, base: Option<&Base>) -> Self {
         let mut state = base.map_or_else(State::new, |b| b.state.clone());
         state.begin(u64::MAX, usize::MAX, layout);
         let places = base

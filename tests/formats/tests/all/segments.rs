@@ -29,6 +29,16 @@ fn assert_decodes(name: &str, base: Option<&Base>) {
     assert_is(&format!("segments/{name}"), &Pinned { header: (&header).into(), requests: digests });
 }
 
+/// Each depends on the one before.
+fn assert_decode_link_by_link(names: &[&str]) {
+    let mut base = None;
+    for name in names {
+        assert_decodes(name, base.as_ref());
+        let (header, payload) = header(name);
+        base = learn(&header, &payload, base).unwrap();
+    }
+}
+
 #[test]
 fn a_payload_of_codec_1_decodes_to_the_requests_that_were_put_into_it() {
     assert_decodes("rows", None);
@@ -43,36 +53,22 @@ fn a_payload_of_codec_2_decodes_to_the_requests_that_it_always_did() {
 
 #[test]
 fn payloads_of_codec_3_decode_to_the_requests_that_were_put_into_them() {
-    assert_decodes("text-1", None);
-    let (first, payload) = header("text-1");
-    let base = learn(&first, &payload, None).unwrap();
-    assert_decodes("text-2", base.as_ref());
+    assert_decode_link_by_link(&["text-1", "text-2"]);
 }
 
 #[test]
 fn payloads_of_codec_4_decode_to_the_requests_that_were_put_into_them() {
-    assert_decodes("lines-1", None);
-    let (first, payload) = header("lines-1");
-    let base = learn(&first, &payload, None).unwrap();
-    assert_decodes("lines-2", base.as_ref());
+    assert_decode_link_by_link(&["lines-1", "lines-2"]);
 }
 
 #[test]
 fn payloads_of_codec_5_decode_to_the_requests_that_were_put_into_them() {
-    assert_decodes("near-1", None);
-    let (first, payload) = header("near-1");
-    let base = learn(&first, &payload, None).unwrap();
-    assert_decodes("near-2", base.as_ref());
+    assert_decode_link_by_link(&["near-1", "near-2"]);
 }
 
 #[test]
 fn a_chain_of_bases_decodes_link_by_link() {
-    let mut base = None;
-    for name in ["chain-1", "chain-2", "chain-3", "chain-4"] {
-        assert_decodes(name, base.as_ref());
-        let (header, payload) = header(name);
-        base = learn(&header, &payload, base).unwrap();
-    }
+    assert_decode_link_by_link(&["chain-1", "chain-2", "chain-3", "chain-4"]);
 }
 
 #[test]
