@@ -33,6 +33,9 @@ const LOOK_AFTER: Duration = Duration::from_secs(10);
 /// After the log has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How often what a backend has answered is written down once more while the log fails.
+const SETTLE: u32 = 60;
+
 #[derive(Debug, thiserror::Error)]
 enum ExportError {
     #[error(transparent)]
@@ -171,10 +174,8 @@ impl Exporter {
             let held_up = failed.is_some();
             let due = self.aside.values().map(|waiting| waiting.until).min();
             self.look().await;
-            if let Some(error) = failed
-                && let Some(times) = self.said.count(&error.to_string())
-            {
-                tracing::error!(exporter = self.name, %error, times, "the log cannot be read now; export waits and tries again");
+            if let Some(error) = failed {
+                self.say(&error);
             }
             tokio::select! {
                 biased;
@@ -342,9 +343,8 @@ impl Exporter {
             let became = (Counts::of(signal, items.saturating_sub(refused)), Counts::of(signal, refused));
             let ahead = held.then_some(signal);
             let wanted = self
-                .wal
-                .call(move |wal| wal.custody().advance(consumer, id, ahead, number, became))
-                .await??;
+                .settle(shutdown, move |wal| wal.custody().advance(consumer, id, ahead, number, became))
+                .await?;
             // What is put aside has its turn, too, and so has who waits for memory. What is left of a segment that was
             // dropped counts as lost once a station has heard of that.
             if !wanted || turn.is_over() || self.aside.values().any(|waiting| waiting.until <= Instant::now())
@@ -354,8 +354,9 @@ impl Exporter {
         }
         if left {
             let others = self.plan.signals.without(aside);
-            self.wal.call(move |wal| wal.custody().pass_ahead(consumer, id, others)).await??;
-            return Ok(());
+            return self
+                .settle(shutdown, move |wal| wal.custody().pass_ahead(consumer, id, others).map(drop))
+                .await;
         }
         let refused = all.only(self.plan.signals).saturating_sub(seen) + of_last;
         let pass = move |wal: &mut Wal| {
@@ -363,8 +364,34 @@ impl Exporter {
             // The lane's cursor is at an earlier segment when this one has nothing of what is aside.
             if reached.is_apart() && !held { wal.custody().join(consumer, id) } else { Ok(()) }
         };
-        self.wal.call(pass).await??;
-        Ok(())
+        self.settle(shutdown, pass).await
+    }
+
+    /// Writes down what the backend has answered, again and again while the store fails: what is not written down is sent once more.
+    async fn settle<T: Send + 'static>(
+        &mut self,
+        shutdown: &CancellationToken,
+        write: impl Fn(&mut Wal) -> Result<T, WalError> + Clone + Send + 'static,
+    ) -> Result<T, ExportError> {
+        for _ in 0..SETTLE {
+            match self.wal.call(write.clone()).await? {
+                Err(WalError::Store(error)) => self.say(&error),
+                done => return Ok(done?),
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+        Ok(self.wal.call(write).await??)
+    }
+
+    /// Says from time to time that the log fails.
+    fn say(&mut self, error: &dyn std::error::Error) {
+        if let Some(times) = self.said.count(&error.to_string()) {
+            tracing::error!(exporter = self.name, %error, times, "the log fails now; export waits and tries again");
+        }
     }
 
     /// Sends a request; `None` when it was not decided and is aside for a while.
@@ -430,5 +457,87 @@ impl Exporter {
                 Ok(None)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use perigee_shared::env::Placement;
+    use perigee_shared::otlp::walk;
+    use simdisk::{Disk, Fault, Operation, Trouble};
+
+    use super::*;
+    use crate::config::LimiterConfig;
+    use crate::limiter::Limiter;
+    use crate::wal::{Accepted, BatchLimits, Encoding, config};
+
+    /// A log record, and a span: a resource, a scope and one item with no fields.
+    fn request(signal: Signal) -> Accepted {
+        let body = bytes::Bytes::from_static(&[10, 4, 18, 2, 18, 0]);
+        Accepted { signal, walked: walk::walk(signal, &body).unwrap(), body }
+    }
+
+    /// The store fails once the backend has the first request, and again once it has the last.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_backend_has_is_not_sent_again_because_the_store_fails() {
+        let (disk, sent) = (Disk::new(), Arc::new(AtomicU32::new(0)));
+        let fault =
+            |operation| Fault { operation, trouble: Trouble::InputOutput, after: 0, times: 8, seed: 1 };
+        let output = {
+            let (disk, sent) = (Arc::clone(&disk), Arc::clone(&sent));
+            Arc::new(move |_: &str| {
+                sent.fetch_add(1, Ordering::Relaxed);
+                disk.arm(fault(Operation::Sync));
+                disk.arm(fault(Operation::Write));
+            })
+        };
+        let mut env = disk.env();
+        env.output = output;
+        let config = config("/log".as_ref(), &[("out", SignalSet::ALL)]);
+        let mut wal = Wal::open(config, env.clone()).unwrap();
+        wal.journal().append(&[request(Signal::Logs), request(Signal::Traces)]).unwrap();
+        let all = BatchLimits { items: u64::MAX, raw: u64::MAX };
+        let batch = wal.segments().take_batch(Lane::BULK, all, true).unwrap().unwrap();
+        wal.segments().commit(batch.seal(&Encoding::plain(), 7).unwrap()).unwrap();
+        let consumer = wal.custody().consumer("out").unwrap();
+        let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
+
+        let backend: ExporterConfig = ExporterConfig::Debug(Default::default());
+        let client = Client::try_new("exporters.debug", &backend, &env).unwrap();
+        let (_sealed, segments) = watch::channel(1);
+        let memory = Workspace::new(&Limiter::new(LimiterConfig::default()));
+        let mut exporter = Exporter::new(
+            "out".to_owned(),
+            client,
+            &backend,
+            (SignalSet::ALL, Attributes::default()),
+            env,
+            wal.clone(),
+            consumer,
+            segments,
+            Arc::default(),
+            memory,
+        );
+        let stop = CancellationToken::new();
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move { exporter.run(stop).await }
+        });
+        let delivered = async {
+            loop {
+                let summary = wal.call(|wal| wal.summary()).await.unwrap();
+                if summary.delivered == summary.accepted {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), delivered).await.expect("delivered in a minute");
+        stop.cancel();
+        task.await.unwrap();
+        assert!(disk.fired() > 0, "the store failed");
+        assert_eq!(sent.load(Ordering::Relaxed), 2, "each request once");
     }
 }
