@@ -36,14 +36,22 @@ pub enum Codec {
     ColumnsTokens = 3,
     /// The same by chains, each place known by all of the line before it, for grounds that do not read a later one.
     ColumnsChains = 4,
-    /// Codec 2 with text taken apart too, see `columns/text`.
-    ColumnsText = 5,
+    /// Codec 4 with each place known by what is near it, for grounds that do not read a later one.
+    ColumnsNear = 5,
+    /// Codec 2 with text taken apart too, and expected from earlier lines, see `columns/text`.
+    ColumnsText = 6,
 }
 
 impl Codec {
     /// Every codec that this software can read and write.
-    pub const ALL: [Self; 5] =
-        [Self::ZstdRows, Self::Columns, Self::ColumnsTokens, Self::ColumnsChains, Self::ColumnsText];
+    pub const ALL: [Self; 6] = [
+        Self::ZstdRows,
+        Self::Columns,
+        Self::ColumnsTokens,
+        Self::ColumnsChains,
+        Self::ColumnsNear,
+        Self::ColumnsText,
+    ];
 
     /// The codec with this number, if this software knows it.
     pub fn from_number(number: u32) -> Option<Self> {
@@ -62,6 +70,7 @@ impl Codec {
             Self::Columns => Some(columns::LAYOUT),
             Self::ColumnsTokens => Some(columns::LAYOUT_TOKENS),
             Self::ColumnsChains => Some(columns::LAYOUT_CHAINS),
+            Self::ColumnsNear => Some(columns::LAYOUT_NEAR),
             Self::ColumnsText => Some(columns::LAYOUT_TEXT),
         }
     }
@@ -73,6 +82,7 @@ impl Codec {
             Self::Columns => "columns",
             Self::ColumnsTokens => "columns_tokens",
             Self::ColumnsChains => "columns_chains",
+            Self::ColumnsNear => "columns_near",
             Self::ColumnsText => "columns_text",
         }
     }

@@ -282,6 +282,7 @@ const fn codec(codec: Codec) -> &'static str {
         Codec::Columns => "columns",
         Codec::ColumnsTokens => "columns_tokens",
         Codec::ColumnsChains => "columns_chains",
+        Codec::ColumnsNear => "columns_near",
         Codec::ColumnsText => "columns_text",
     }
 }

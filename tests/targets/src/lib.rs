@@ -180,7 +180,7 @@ pub fn columns(input: &[u8]) -> Good {
     let Some(requests) = decoded(codec, payload, raw_len, None) else { return false };
     let total: u64 = requests.iter().map(|r| r.body.len() as u64).sum();
     assert!(total <= raw_len);
-    for codec in [Codec::Columns, Codec::ColumnsTokens, Codec::ColumnsChains, Codec::ColumnsText] {
+    for codec in Codec::ALL.into_iter().filter(|codec| codec.has_bases()) {
         let again = encoded(codec, &requests, None);
         let back = decoded(codec, &again, total, None).expect("our own payload");
         assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= total);
@@ -193,7 +193,8 @@ fn codec_of(payload: &[u8]) -> Codec {
     match payload.first() {
         Some(2) => Codec::ColumnsTokens,
         Some(3) => Codec::ColumnsChains,
-        Some(4) => Codec::ColumnsText,
+        Some(4) => Codec::ColumnsNear,
+        Some(5) => Codec::ColumnsText,
         _ => Codec::Columns,
     }
 }

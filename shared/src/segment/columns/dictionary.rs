@@ -139,6 +139,11 @@ impl Kind {
             && (self.form == Form::Field || (self.value == Type::String && self.form != Form::Raw))
     }
 
+    /// Whether entries are bodies of logs.
+    pub(super) fn is_body(&self) -> bool {
+        self.message == Message::LogRecord as u8 && self.form == Form::Any
+    }
+
     /// Whether entries are text.
     fn is_text(&self) -> bool {
         self.form == Form::Field || self.value == Type::String
@@ -368,10 +373,17 @@ impl Dictionary {
     ) -> Result<u64, CodecError> {
         let known = self.len() as u64;
         let likely = likely.unwrap_or(&mut self.index);
-        let index = match numbers.code(likely, coder, if index >= known { 0 } else { index + 1 }) {
-            0 => known,
-            n => n - 1,
+        let given = if index >= known { 0 } else { index + 1 };
+        let expected = self.kind.is_body().then(|| numbers.text.entry(coder, number, given)).flatten();
+        let index = match expected {
+            Some(n) => n,
+            None => {
+                let n = numbers.code(likely, coder, given);
+                numbers.text.learn_entry(n);
+                n
+            }
         };
+        let index = index.checked_sub(1).unwrap_or(known);
         if index > known {
             return Err(CodecError::Damaged("an entry that no dictionary has"));
         }

@@ -36,7 +36,7 @@ impl Bit {
 
     /// In 1/65,536, never certain.
     #[inline(always)]
-    const fn probability(self) -> u64 {
+    pub(super) const fn probability(self) -> u64 {
         let p = self.0 >> 16;
         let p = if p < 24 { 24 } else { p };
         (if p > 65_512 { 65_512 } else { p }) as u64
@@ -83,6 +83,12 @@ impl Symbols {
             n => self.0[n & 15] as u64 + n as u64 * Self::LEAST,
         };
         [below(symbol), below(symbol + 1)]
+    }
+
+    /// How likely a symbol is, in 1/65,536.
+    pub(super) fn probability(&self, symbol: usize) -> u64 {
+        let [from, to] = self.bounds(symbol & 15);
+        (to - from) * 2
     }
 
     /// The symbol in which `at` lies.

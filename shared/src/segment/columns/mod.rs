@@ -89,7 +89,8 @@ use rustc_hash::FxHashMap;
 pub(super) const LAYOUT: u8 = 1;
 pub(super) const LAYOUT_TOKENS: u8 = 2;
 pub(super) const LAYOUT_CHAINS: u8 = 3;
-pub(super) const LAYOUT_TEXT: u8 = 4;
+pub(super) const LAYOUT_NEAR: u8 = 4;
+pub(super) const LAYOUT_TEXT: u8 = 5;
 
 /// What a decoder may spend for each byte of the raw length; what we write takes less than half of it.
 const BUDGET: u64 = 16;

@@ -1,4 +1,4 @@
-//! Codecs 3 to 5: whatever text there is comes back byte by byte, and whatever is not ours is refused.
+//! Codecs 3 to 6: whatever text there is comes back byte by byte, and whatever is not ours is refused.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -27,7 +27,7 @@ fn logs(bodies: impl IntoIterator<Item = String>) -> (Signal, Vec<u8>) {
     (Signal::Logs, prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs }))
 }
 
-const LAYOUTS: [u8; 3] = [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_TEXT];
+const LAYOUTS: [u8; 4] = [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_TEXT];
 
 fn encode(layout: u8, base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
     let mut encoder = Encoder::of(layout, base);
@@ -128,7 +128,7 @@ proptest! {
     fn prop_text_comes_back_in_segments_that_lean_on_one_another(seed in any::<u64>()) {
         let mut generator = Generator::new(seed);
         let mut base = None;
-        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_TEXT].into_iter().enumerate() {
+        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_NEAR, LAYOUT_CHAINS, LAYOUT_TEXT].into_iter().enumerate() {
             let requests = [lines(seed ^ n as u64, 60), request(&mut generator), lines(seed, 20)];
             base = Some(there_and_back(layout, base.as_ref(), &requests).1);
         }
@@ -143,7 +143,7 @@ proptest! {
 
     #[test]
     fn prop_changed_text_never_panics_and_never_yields_more_than_declared(
-        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..3usize,
+        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..4usize,
     ) {
         let (layout, requests) = (LAYOUTS[which], [lines(seed, 40), lines(seed, 40)]);
         let (mut payload, _) = encode(layout, None, &requests);
@@ -172,7 +172,8 @@ fn a_codec_does_not_read_the_layout_of_another() {
     let requests = [lines(6, 10)];
     for (layout, other) in [
         (LAYOUT_TEXT, LAYOUT),
-        (LAYOUT_TEXT, LAYOUT_CHAINS),
+        (LAYOUT_TEXT, LAYOUT_NEAR),
+        (LAYOUT_NEAR, LAYOUT_TEXT),
         (LAYOUT_CHAINS, LAYOUT_TEXT),
         (LAYOUT_TOKENS, LAYOUT_TEXT),
     ] {
@@ -182,12 +183,20 @@ fn a_codec_does_not_read_the_layout_of_another() {
 }
 
 #[test]
-fn codecs_2_to_5_lean_on_one_another() {
+fn codecs_2_to_6_lean_on_one_another() {
     let all = [lines(1, 50), lines(2, 50)];
     let mut base: Option<[Base; 2]> = None;
-    for layout in
-        [LAYOUT, LAYOUT_CHAINS, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_TEXT, LAYOUT_CHAINS, LAYOUT, LAYOUT_TOKENS]
-    {
+    for layout in [
+        LAYOUT,
+        LAYOUT_CHAINS,
+        LAYOUT_TEXT,
+        LAYOUT_NEAR,
+        LAYOUT_TOKENS,
+        LAYOUT_TEXT,
+        LAYOUT_CHAINS,
+        LAYOUT,
+        LAYOUT_TOKENS,
+    ] {
         let mut encoder = Encoder::of(layout, base.as_ref().map(|b| &b[0]));
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
         let (payload, given) = encoder.finish().unwrap();
@@ -201,7 +210,7 @@ fn codecs_2_to_5_lean_on_one_another() {
 #[test]
 fn a_nul_is_not_taken_for_a_number() {
     let all = [logs((0..40).map(|n| format!("n={n}")).chain(["n=\u{0}".to_owned()]))];
-    for layout in [LAYOUT, LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_TEXT] {
+    for layout in [LAYOUT].into_iter().chain(LAYOUTS) {
         let mut encoder = Encoder::of(layout, None);
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
         let payload = encoder.finish().unwrap().0;
@@ -280,7 +289,7 @@ fn a_line_that_ends_as_another_did_costs_little() {
         states.map(|state| format!("status {state} lib{}{n}:amd64 {version}", (b'a' + n as u8 % 26) as char))
     };
     let all = [logs((0..400).flat_map(&mut package))];
-    let [tokens, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    let [tokens, .., text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
     assert!(text < tokens * 9 / 10, "{text} bytes, {tokens} without");
 }
 
@@ -300,12 +309,32 @@ fn what_stands_behind_a_path_of_any_shape_is_one_place() {
         )
     };
     let all = [logs((0..2000).map(&mut request))];
-    let [_, chains, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    let [_, chains, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
     let plain = encode(LAYOUT, None, &all).0.len();
     assert!(
         text < plain * 9 / 10 && text < chains * 4 / 5,
         "{text} bytes, {chains} by chains, {plain} plain"
     );
+}
+
+/// Lines with a client's agent, which its address foretells, and bodies that are known, in an order that comes again.
+#[test]
+fn what_came_in_this_order_before_costs_little() {
+    let mut rng = SmallRng::seed_from_u64(21);
+    let agents: Vec<String> =
+        (0..60).map(|n| format!("Browser/{n}.{} (Linux; rv:{})", n * 7 % 11, n * 13 % 50)).collect();
+    let visits = (0..1500).map(|_| {
+        let who = rng.random_range(0..60u8);
+        let page = rng.random_range(0..500);
+        format!("10.0.3.{who} GET /page/{page} 200 \"{}\"", agents[usize::from(who) * 7 % 60])
+    });
+    let visits: Vec<String> = visits.collect();
+    let known = (0..3000).map(|n| format!("step {} of the plan", n % 150 * n % 150)).collect();
+    for bodies in [visits, known] {
+        let all = [logs(bodies)];
+        let [.., near, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+        assert!(text * 5 < near * 4, "{text} bytes, {near} without");
+    }
 }
 
 /// `spool inspect --columns` says what text consists of, and its parts add up to the payload.

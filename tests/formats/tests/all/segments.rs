@@ -67,6 +67,11 @@ fn payloads_of_codec_5_decode_to_the_requests_that_were_put_into_them() {
 }
 
 #[test]
+fn payloads_of_codec_6_decode_to_the_requests_that_were_put_into_them() {
+    assert_decode_link_by_link(&["recent-1", "recent-2"]);
+}
+
+#[test]
 fn a_chain_of_bases_decodes_link_by_link() {
     assert_decode_link_by_link(&["chain-1", "chain-2", "chain-3", "chain-4"]);
 }

@@ -6,6 +6,7 @@
 use super::super::dictionary::append;
 use super::super::entropy::{Bit, Coder, Symbols};
 use super::predict::{mix, table};
+use super::recent::{Guesses, LEVELS};
 
 /// Places that are told apart, a power of two.
 const JOINTS: usize = 1 << 12;
@@ -138,6 +139,8 @@ struct Joint {
     behind: [(u16, u16); VALUES],
     /// Whether the chain is the one that followed before.
     follows: Bit,
+    /// The same where a guess says so too.
+    agrees: Bit,
     /// Which chain it is, or [`HELD`] for none.
     which: Symbols,
 }
@@ -150,12 +153,19 @@ impl Joint {
         chains: [0; HELD],
         behind: [(0, NO_CHAIN); VALUES],
         follows: Bit::NEW,
+        agrees: Bit::NEW,
         which: Symbols::NEW,
     };
 
     #[inline(always)]
     fn chains(&self) -> &[u16] {
         &self.chains[..usize::from(self.used).min(HELD)]
+    }
+
+    /// Where among them the one with this number is.
+    #[inline(always)]
+    fn position(&self, number: u32) -> Option<usize> {
+        self.chains().iter().position(|n| u32::from(*n) == number)
     }
 }
 
@@ -168,6 +178,8 @@ const fn place(skeleton: u64) -> (usize, u32) {
 #[derive(Debug, Clone)]
 pub(super) struct Chains {
     joints: Box<[Joint; JOINTS]>,
+    /// Whether a guess is right, by how much it is trusted.
+    guessed: Box<[Bit; LEVELS]>,
     all: Vec<Chain>,
     /// Their bytes, one behind the other, and behind them [`SHORT`] zeros.
     bytes: Vec<u8>,
@@ -175,7 +187,7 @@ pub(super) struct Chains {
 
 impl Default for Chains {
     fn default() -> Self {
-        Self { joints: table(Joint::NEW), all: Vec::new(), bytes: vec![0; SHORT] }
+        Self { joints: table(Joint::NEW), guessed: table(Bit::NEW), all: Vec::new(), bytes: vec![0; SHORT] }
     }
 }
 
@@ -198,6 +210,12 @@ impl Chains {
     pub(super) fn is_crowded(&mut self, skeleton: u64) -> bool {
         let at = self.joint(skeleton);
         self.joints[at].used >= CROWD
+    }
+
+    /// Whether more than one chain begins at a place.
+    pub(super) fn is_open(&mut self, skeleton: u64) -> bool {
+        let at = self.joint(skeleton);
+        self.joints[at].used > 1
     }
 
     /// Whether one of the chains of a place `fits`. Changes nothing, since the decoder does not ask.
@@ -246,6 +264,7 @@ impl Chains {
         coder: &mut C,
         skeleton: u64,
         value: u64,
+        guesses: Guesses,
         fits: impl FnMut(&Chain, &[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> Option<(u16, Chain)> {
@@ -257,11 +276,32 @@ impl Chains {
         let previous = usize::from(self.previous(at, value));
         let follower = self.all.get(previous).map_or(NO_CHAIN, |c| c.follower);
         let joint = &mut self.joints[at];
-        let expected = joint.chains().iter().position(|n| *n == follower);
-        let mut n = expected.unwrap_or(HELD);
-        if expected.is_none() || !coder.bit(&mut joint.follows, given == n) {
-            n = coder.symbol(&mut joint.which, given);
+        let mut expected = joint.position(u32::from(follower));
+        let mut found = None;
+        for guess in guesses.all() {
+            let Some(n) = joint.position(guess.value) else { continue };
+            let model = &mut self.guessed[usize::from(guess.level) % LEVELS];
+            // What is more likely is asked first, and a guess that tells less than the symbol is not asked.
+            if expected == Some(n) {
+                expected = None;
+                found = coder.bit(&mut joint.agrees, given == n).then_some(n);
+            } else {
+                if let Some(first) = expected.filter(|_| joint.follows.probability() >= model.probability()) {
+                    expected = None;
+                    found = coder.bit(&mut joint.follows, given == first).then_some(first);
+                }
+                if found.is_none() && model.probability() > joint.which.probability(n) {
+                    found = coder.bit(model, given == n).then_some(n);
+                }
+            }
+            if found.is_some() {
+                break;
+            }
         }
+        if let Some(first) = expected.filter(|_| found.is_none()) {
+            found = coder.bit(&mut joint.follows, given == first).then_some(first);
+        }
+        let n = found.unwrap_or_else(|| coder.symbol(&mut joint.which, given));
         let number = *joint.chains().get(n)?;
         self.came(at, value, number);
         let chain = *self.all.get(usize::from(number))?;

@@ -3,6 +3,7 @@
 use super::super::entropy::Coder;
 use super::super::positions::Positions;
 use super::predict::{Hit, Predictor, mix};
+use super::recent::Guesses;
 use super::values::Place;
 
 /// Ids from text that are kept.
@@ -170,7 +171,7 @@ impl Ids {
             OWN_TRACE => return own.trace,
             OWN_SPAN => return own.span.map(u128::from),
             KNOWN => {
-                let at = match predictor.code(coder, 1, pair, place as u32) {
+                let at = match predictor.code(coder, 1, pair, place as u32, Guesses::NONE) {
                     Hit::First(at) | Hit::Other(at) => at,
                     Hit::Missed => {
                         let newest = self.count.checked_sub(1)?;

@@ -3,6 +3,7 @@
 use super::super::entropy::{Coder, Part};
 use super::chains::{self, ANY, Chain, MORE};
 use super::predict::mix;
+use super::recent::{Guesses, Step};
 use super::tails::Fork;
 use super::tokens::{END, LONGEST_WORD, NEW, Splitter, Token, WORDS, is_letter};
 use super::{Known, LONGEST, Line};
@@ -119,8 +120,18 @@ impl Line<'_> {
         let start = self.out.len();
         let value = mix(self.variable, 7);
         let follow = |chain: &Chain, fixed: &[u8]| ahead.follow(chain, fixed);
-        let known = self.known.chains.code(coder, self.state.skeleton, value, follow, self.out);
+        let Known { chains, recent, .. } = &mut *self.known;
+        let is_open = chains.is_open(self.state.skeleton);
+        let guesses = if is_open {
+            recent.guess(Step::Chain, mix(self.state.skeleton, 8), None)
+        } else {
+            Guesses::NONE
+        };
+        let known = chains.code(coder, self.state.skeleton, value, guesses, follow, self.out);
         let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };
+        if is_open {
+            recent.push(Step::Chain, u32::from(number));
+        }
         self.state = chain.state;
         if coder.accounts() && self.out.len() > start {
             coder.part(self.column, Part::Fixed(&self.out[start..]));

@@ -12,7 +12,8 @@
 //! so far; kinds stand for values in it, and one mark for every word at a place that has had many. So a place in a template is a
 //! hash, what a template fixes costs a hundredth of a bit a gap between values, and a million templates take no more memory than ten.
 //! What follows a path of any shape is one place, not one for each shape. A line may also end as an earlier one that had the same
-//! values ([`tails`]).
+//! values ([`tails`]). In codec 6 a chain, a word or a value is first guessed from what came behind the same ones lately ([`recent`]),
+//! and a body that is known from the two bodies before it.
 
 mod chains;
 mod digits;
@@ -20,6 +21,7 @@ mod ids;
 mod lines;
 mod meters;
 mod predict;
+mod recent;
 mod tails;
 mod time;
 mod tokens;
@@ -29,13 +31,14 @@ mod words;
 use self::chains::{Chains, NEAR, State};
 use self::ids::{Ids, Own};
 use self::lines::Ahead;
-use self::predict::{Hit, Predictor, mix};
+use self::predict::{Hit, Pair, Predictor, mix};
+use self::recent::{Guesses, Recent, Step};
 use self::tails::{Fork, Tails};
 use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
 use self::values::Slots;
 use self::words::Words;
 use super::entropy::{Coder, Part};
-use super::{LAYOUT, LAYOUT_CHAINS, LAYOUT_TEXT};
+use super::{LAYOUT, LAYOUT_TEXT};
 use crate::segment::CodecError;
 
 /// Longer texts are not taken apart.
@@ -88,12 +91,17 @@ struct Known {
     predictor: Predictor,
     chains: Chains,
     tails: Tails,
+    recent: Recent,
     /// Of the line that is coded.
     forks: Vec<Fork>,
     words: Words,
     slots: Slots,
     fits: Vec<Fit>,
     tokens: Vec<Token>,
+    /// The last two entries of the dictionary of bodies.
+    entries: [u32; 2],
+    /// Where the next one is expected.
+    pair: Option<Pair>,
 }
 
 impl Text {
@@ -103,6 +111,9 @@ impl Text {
         self.limit = limit;
         self.around = Around::default();
         self.ids.begin();
+        if let Some(known) = &mut self.known {
+            known.begin(layout);
+        }
     }
 
     const fn is_apart(&self) -> bool {
@@ -111,8 +122,9 @@ impl Text {
 
     /// Bytes that it takes.
     pub(super) fn size(&self) -> usize {
-        let known =
-            |k: &Known| Predictor::SIZE + Tails::SIZE + k.chains.size() + k.words.size() + Slots::SIZE;
+        let known = |k: &Known| {
+            k.predictor.size() + Tails::SIZE + Recent::SIZE + k.chains.size() + k.words.size() + Slots::SIZE
+        };
         self.known.as_deref().map_or(0, known) + self.ids.size()
     }
 
@@ -121,6 +133,35 @@ impl Text {
         if self.is_apart() {
             self.around = Around { time, kind, own: Own::new(trace, span) };
         }
+    }
+
+    /// Which entry of dictionary `column` comes, if it is likely after the last two; else it is to be told to
+    /// [`Text::learn_entry`].
+    pub(super) fn entry<C: Coder>(&mut self, coder: &mut C, column: usize, entry: u64) -> Option<u64> {
+        let known = self.known.as_mut().filter(|k| k.recent.is_on)?;
+        let [last, before] = known.entries.map(u64::from);
+        let place = mix(last, column as u64);
+        let pair = known.predictor.pair([mix(mix(place, before), 60), mix(place, 61)]);
+        let given = u32::try_from(entry).unwrap_or(u32::MAX);
+        match known.predictor.code(coder, 3, pair, given, Guesses::NONE) {
+            Hit::First(entry) | Hit::Other(entry) => {
+                known.entries = [entry, known.entries[0]];
+                Some(u64::from(entry))
+            }
+            Hit::Missed => {
+                known.pair = Some(pair);
+                None
+            }
+        }
+    }
+
+    /// Takes an entry that was not likely.
+    pub(super) fn learn_entry(&mut self, entry: u64) {
+        let Some(known) = &mut self.known else { return };
+        let Some(pair) = known.pair.take() else { return };
+        let entry = u32::try_from(entry).unwrap_or(u32::MAX);
+        known.predictor.learn(pair, entry);
+        known.entries = [entry, known.entries[0]];
     }
 
     /// A span of the segment, which text may name.
@@ -142,9 +183,8 @@ impl Text {
             return Ok(false);
         }
         let Self { layout, around, limit, ids, known } = self;
-        let known = known.get_or_insert_default();
-        let (by_chains, is_near) = (*layout >= LAYOUT_CHAINS, *layout >= LAYOUT_TEXT);
-        (known.predictor.by_chains, known.predictor.is_near) = (by_chains, is_near);
+        let known = known.get_or_insert_with(|| Known::new(*layout));
+        let (by_chains, is_near) = (known.predictor.by_chains, known.predictor.is_near);
         let mut tokens = std::mem::take(&mut known.tokens);
         let skeleton = mix(mix(if is_near { 11 } else { 2 }, column as u64), around.kind);
         let ahead = Ahead::new(text, around.time);
@@ -166,6 +206,7 @@ impl Text {
                 state,
                 variable: 0,
                 values: 0,
+                first: None,
                 count: 0,
                 steps: 0,
                 missed: false,
@@ -188,6 +229,18 @@ impl Text {
 }
 
 impl Known {
+    fn new(layout: u8) -> Box<Self> {
+        let mut known = Box::<Self>::default();
+        known.begin(layout);
+        known
+    }
+
+    /// A segment of this layout begins.
+    fn begin(&mut self, layout: u8) {
+        self.predictor.begin(layout);
+        self.recent.is_on = layout >= LAYOUT_TEXT;
+    }
+
     /// Whether a text begins as others of a dictionary whose text fits; now and then that is not believed.
     fn goes_on(&mut self, column: usize, skeleton: u64, mut ahead: Ahead<'_>) -> bool {
         let Some(fit) = self.fits.get_mut(column).filter(|f| f.credit == CREDIT && ahead.is_short()) else {
@@ -236,6 +289,8 @@ struct Line<'a> {
     variable: u64,
     /// A hash of all values so far but times.
     values: u64,
+    /// The first of them.
+    first: Option<u64>,
     /// How many values that is, times included.
     count: u64,
     /// Values and single tokens so far.
@@ -295,7 +350,8 @@ impl Line<'_> {
         let pair = predictor.pair(self.state.contexts());
         let variable = predictor.is_variable(pair);
         let mut likely = false;
-        let id = match predictor.code(coder, 0, pair, id) {
+        let guesses = self.known.recent.guess(Step::Token, self.state.skeleton, self.first);
+        let id = match predictor.code(coder, 0, pair, id, guesses) {
             Hit::First(id) => {
                 likely = true;
                 id
@@ -305,6 +361,7 @@ impl Line<'_> {
                 self.missed = true;
                 let id = self.unexpected(coder, variable, id, given)?;
                 if id == NEW {
+                    self.known.recent.push(Step::Token, id);
                     self.state.last = [NEW, self.state.last[0]];
                     self.pass(NEW, MARK);
                     return Ok(NEW);
@@ -313,14 +370,14 @@ impl Line<'_> {
                 id
             }
         };
+        self.known.recent.push(Step::Token, id);
         let mut mark = u64::from(id);
         if id >= WORDS {
             const UNKNOWN: CodecError = CodecError::Damaged("a word that is not known");
             self.known.words.append(id, self.out).ok_or(UNKNOWN)?;
             self.state.key = if variable && !likely { MARK } else { mark };
             if variable {
-                self.variable = mix(9, mark);
-                self.values = mix(self.values, self.variable);
+                self.passed(mix(9, mark));
                 mark = MARK;
             }
         }
@@ -380,6 +437,11 @@ impl Line<'_> {
             variable: self.variable,
             values: self.values,
             time: self.around.time,
+            guesses: self.known.recent.guess(
+                Step::Value,
+                mix(self.state.skeleton, u64::from(id)),
+                self.first,
+            ),
         };
         let (own, given) = (self.around.own, token.map_or(0, |t| t.value));
         let (predictor, slots, out) = (&mut self.known.predictor, &mut self.known.slots, &mut *self.out);
@@ -414,10 +476,21 @@ impl Line<'_> {
             !C::ENCODES || token.is_none_or(|t| out.ends_with(&self.text[t.start as usize..t.end as usize]))
         );
         self.count += 1;
-        if !matches!(kind, Kind::Time(_) | Kind::Epoch { .. } | Kind::EpochFraction { .. }) {
-            self.variable = mix(10, value);
-            self.values = mix(self.values, self.variable);
+        match kind {
+            Kind::Time(_) | Kind::Epoch { .. } | Kind::EpochFraction { .. } => return Ok(()),
+            Kind::Number | Kind::Address => {
+                self.known.recent.push(Step::Value, u32::try_from(value).unwrap_or(u32::MAX));
+            }
+            Kind::Hex { .. } | Kind::Uuid { .. } => self.known.recent.push(Step::Other, value as u32),
         }
+        self.passed(mix(10, value));
         Ok(())
+    }
+
+    /// Takes in a value by its hash.
+    fn passed(&mut self, value: u64) {
+        self.variable = value;
+        self.values = mix(self.values, value);
+        self.first = self.first.or(Some(value));
     }
 }

@@ -1,7 +1,9 @@
 //! What comes next, by what came next before: cells that are found by a hash of what precedes.
 
 use super::super::entropy::{Bit, Coder};
+use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_TEXT};
 use super::meters::Meters;
+use super::recent::{Guesses, LEVELS};
 
 const EMPTY: u32 = u32::MAX;
 
@@ -9,12 +11,6 @@ const EMPTY: u32 = u32::MAX;
 #[inline(always)]
 const fn place(context: u64) -> usize {
     (context >> 40) as usize % BITS
-}
-
-/// Which of the cells it is.
-#[inline(always)]
-const fn cell(at: u32) -> usize {
-    at as usize % (2 * CELLS)
 }
 
 /// What followed one context: the last three different ones, and how reliable the first is.
@@ -90,10 +86,12 @@ const fn steps(bounds: [usize; 6], first: u8, by: u8) -> [u8; 256] {
 /// Misses behind which a place is variable, without chains and with them: a place has as many chains without a miss.
 const VARIABLE: [u8; 2] = [6, 12];
 
-/// Contexts that are kept, a power of two, and as many of what came behind the same values in any template: most of those never
-/// come again, and would push the others out.
-const CELLS: usize = 1 << 16;
-const APART: u32 = CELLS as u32;
+/// Contexts that are kept, a power of two.
+const CELLS: u32 = 1 << 16;
+
+/// Those of what came behind the same values in any template, in codec 5 and from codec 6 on: most never come again, and would push
+/// the others out. From codec 6 on those that do are guessed.
+const APART: [u32; 2] = [1 << 16, 1 << 14];
 
 /// Bits that are expected of a number at most that a meter measures.
 const MEASURED: u32 = 6;
@@ -115,30 +113,37 @@ pub(super) fn table<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Predictor {
-    cells: Box<[Cell; 2 * CELLS]>,
+    /// Of contexts, and behind them those that are apart.
+    cells: Vec<Cell>,
     bits: Box<[Bit; BITS]>,
     /// Whether the first of a pair of cells is right: by both states and whether the cells agree.
     first: Box<[[[Bit; STATES]; STATES]; 8]>,
     others: Box<[[Bit; STATES]; 32]>,
-    /// Whether the segment is of codec 5, where a place is known by what is near.
+    /// Whether the segment is of codec 5 or later, where a place is known by what is near.
     pub(super) is_near: bool,
-    /// Whether it is of codec 4 or 5: what follows is for those alone.
+    /// How many cells are apart.
+    apart: u32,
+    /// Whether it is of codec 4 or later: what follows is for those alone.
     pub(super) by_chains: bool,
     /// Whether it is any of the others.
     among: [[Bit; STATES]; 4],
+    /// Whether a guess is right: by how much it is trusted, whether the cells' first says the same, and that one's state.
+    guessed: Box<[[[[Bit; STATES / 4]; 2]; LEVELS]; 3]>,
     meters: Meters,
 }
 
 impl Default for Predictor {
     fn default() -> Self {
         Self {
-            cells: table(Cell::NEW),
+            cells: Vec::new(),
             bits: table(Bit::NEW),
             first: table([[Bit::NEW; STATES]; STATES]),
             others: table([Bit::NEW; STATES]),
             is_near: false,
+            apart: 0,
             by_chains: false,
             among: [[Bit::NEW; STATES]; 4],
+            guessed: table([[[Bit::NEW; STATES / 4]; 2]; LEVELS]),
             meters: Meters::default(),
         }
     }
@@ -158,12 +163,38 @@ pub(super) enum Hit {
 }
 
 impl Predictor {
-    pub(super) const SIZE: usize = 2 * CELLS * size_of::<Cell>() + BITS * size_of::<Bit>() + Meters::SIZE;
+    /// Bytes that it takes.
+    pub(super) const fn size(&self) -> usize {
+        self.cells.len() * size_of::<Cell>() + BITS * size_of::<Bit>() + Meters::SIZE
+    }
+
+    /// A segment of this layout begins.
+    pub(super) fn begin(&mut self, layout: u8) {
+        self.by_chains = layout >= LAYOUT_CHAINS;
+        self.is_near = layout >= LAYOUT_NEAR;
+        self.apart = APART[usize::from(layout >= LAYOUT_TEXT)];
+        let cells = CELLS + if self.is_near { self.apart } else { 0 };
+        if self.cells.len() < cells as usize {
+            self.cells.reserve_exact(cells as usize - self.cells.len());
+            self.cells.resize(cells as usize, Cell::NEW);
+        }
+    }
+
+    /// The cell of a context.
+    #[inline(always)]
+    fn find(&mut self, context: u64) -> u32 {
+        self.cell_at((context >> 40) as u32 % CELLS, context)
+    }
+
+    /// The cell of a context that is apart.
+    #[inline(always)]
+    fn find_apart(&mut self, context: u64) -> u32 {
+        self.cell_at(CELLS + ((context >> 40) as u32 & (self.apart - 1)), context)
+    }
 
     #[inline(always)]
-    fn find(&mut self, context: u64, table: u32) -> u32 {
-        let at = (context >> 40) as u32 % APART + table;
-        let cell = &mut self.cells[cell(at)];
+    fn cell_at(&mut self, at: u32, context: u64) -> u32 {
+        let cell = &mut self.cells[at as usize];
         let check = context as u16;
         if cell.check != check {
             *cell = Cell { check, ..Cell::NEW };
@@ -175,16 +206,16 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn pair(&mut self, contexts: [u64; 2]) -> Pair {
         let [a, b] = contexts;
-        Pair([self.find(a, 0), self.find(b, 0)])
+        Pair([self.find(a), self.find(b)])
     }
 
-    /// The cells of a number: as of any value, in codec 5 beside that of what came behind all these `values`.
+    /// The cells of a number: as of any value, from codec 5 on beside that of what came behind all these `values`.
     #[inline(always)]
     pub(super) fn pair_of_number(&mut self, [place, behind]: [u64; 2], values: u64) -> Pair {
         if !self.is_near {
             return self.pair_of_place([place, behind]);
         }
-        Pair([self.find(values, APART), self.find(behind, 0)])
+        Pair([self.find_apart(values), self.find(behind)])
     }
 
     /// The cells of a value's place in its template, and of that behind the value before it; from codec 4 on the latter alone.
@@ -196,27 +227,42 @@ impl Predictor {
     /// Whether many different ones followed the first of two contexts, so that what follows it tells little.
     #[inline(always)]
     pub(super) fn is_variable(&self, pair: Pair) -> bool {
-        self.cells[cell(pair.0[0])].misses >= VARIABLE[usize::from(self.by_chains)]
+        self.cells[pair.0[0] as usize].misses >= VARIABLE[usize::from(self.by_chains)]
     }
 
     /// Whether anything followed the first of two contexts.
     pub(super) fn is_known(&self, pair: Pair) -> bool {
-        self.cells[cell(pair.0[0])].values[0] != EMPTY
+        self.cells[pair.0[0] as usize].values[0] != EMPTY
     }
 
     /// A value that is likely after either of two contexts, the one that tells more first. `of` keeps kinds of values apart, it
     /// is below 4. A value that was missed is to be told to [`Predictor::learn`].
     // In five places, and small beside what it saves.
     #[inline(never)]
-    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, of: usize, pair: Pair, value: u32) -> Hit {
-        let [a, b] = pair.0.map(cell);
+    pub(super) fn code<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        of: usize,
+        pair: Pair,
+        value: u32,
+        guesses: Guesses,
+    ) -> Hit {
+        let [a, b] = pair.0.map(|at| at as usize);
         let (one, other) = (&self.cells[a], &self.cells[b]);
         let states = [one.state(), other.state()];
         let swapped = states[1] > states[0] && other.run > one.run;
         let (one, other, states) =
             if swapped { (other, one, [states[1], states[0]]) } else { (one, other, states) };
         let likely = one.values[0];
-        if likely != EMPTY {
+        for guess in guesses.all() {
+            let agrees = likely == guess.value;
+            let models = &mut self.guessed[of % 3][usize::from(guess.level) % LEVELS];
+            if coder.bit(&mut models[usize::from(agrees)][states[0] / 4], guess.value == value) {
+                self.learn(pair, guess.value);
+                return if agrees { Hit::First(likely) } else { Hit::Other(guess.value) };
+            }
+        }
+        if likely != EMPTY && !guesses.contain(likely) {
             let agree = usize::from(likely == other.values[0]);
             let model = &mut self.first[(of * 2 + agree) & 7][states[0]][states[1]];
             if coder.bit(model, likely == value) {
@@ -231,7 +277,7 @@ impl Predictor {
                 return Hit::Missed;
             }
         }
-        match self.rest(coder, of, [one, other], states, value) {
+        match self.rest(coder, of, [one, other], states, value, guesses) {
             Some(value) => {
                 self.learn(pair, value);
                 Hit::Other(value)
@@ -249,11 +295,13 @@ impl Predictor {
         [one, other]: [Cell; 2],
         states: [usize; 2],
         value: u32,
+        guesses: Guesses,
     ) -> Option<u32> {
         let candidates = [one.values[1], one.values[2], other.values[0], other.values[1], other.values[2]];
         for (n, candidate) in candidates.into_iter().enumerate() {
             // A cell's own values differ.
-            if candidate == EMPTY || (n >= 2 && one.values.contains(&candidate)) {
+            if candidate == EMPTY || (n >= 2 && one.values.contains(&candidate)) || guesses.contain(candidate)
+            {
                 continue;
             }
             let model = &mut self.others[(of * 8 + n) & 31][states[usize::from(n >= 2)]];
@@ -268,9 +316,9 @@ impl Predictor {
     #[inline(always)]
     pub(super) fn learn(&mut self, pair: Pair, value: u32) {
         let [a, b] = pair.0;
-        self.cells[cell(a)].learn(value);
+        self.cells[a as usize].learn(value);
         if a != b {
-            self.cells[cell(b)].learn(value);
+            self.cells[b as usize].learn(value);
         }
     }
 

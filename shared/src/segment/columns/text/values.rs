@@ -3,6 +3,7 @@
 use super::super::entropy::Coder;
 use super::digits::{TENS, put_decimal};
 use super::predict::{Hit, Predictor, mix, table};
+use super::recent::Guesses;
 use super::time::{self, Form};
 use super::tokens::MOST_DIGITS;
 
@@ -39,6 +40,8 @@ pub(super) struct Place {
     pub(super) values: u64,
     /// The record's time.
     pub(super) time: u64,
+    /// What is expected from earlier lines.
+    pub(super) guesses: Guesses,
 }
 
 /// Numbers of a line that are compared with one behind them.
@@ -129,7 +132,7 @@ impl Slots {
         let behind = mix(mix(place.slot, place.variable), 31);
         let pair = predictor.pair_of_number([mix(place.slot, 30), behind], mix(place.values, 30));
         let small = u32::try_from(value).unwrap_or(u32::MAX);
-        let value = match predictor.code(coder, 2, pair, small) {
+        let value = match predictor.code(coder, 2, pair, small, place.guesses) {
             Hit::First(value) | Hit::Other(value) => u64::from(value),
             Hit::Missed => {
                 let slot = *self.slot(place.slot);
@@ -258,7 +261,7 @@ impl Slots {
         out: &mut Vec<u8>,
     ) -> u64 {
         let pair = predictor.pair_of_place([mix(place.slot, 50), mix(mix(place.slot, place.variable), 51)]);
-        let value = match predictor.code(coder, 2, pair, value) {
+        let value = match predictor.code(coder, 2, pair, value, place.guesses) {
             Hit::First(value) | Hit::Other(value) => value,
             Hit::Missed => {
                 let mut found = 0;

@@ -1,0 +1,204 @@
+//! What came lately, step by step, and what came behind the same steps before: three guesses of what comes next.
+//!
+//! A step is a chain, a word or a value; of a place that has one chain, the chain is none. The first guess follows an earlier line
+//! from where the last four steps were the same, and stays with it while values differ. The second is what came behind the last two,
+//! the third what came at this place in the last line that began with the same value: one client's, or one thread's.
+
+use super::predict::{mix, table};
+
+/// Steps that are kept.
+const KEPT: usize = 1 << 16;
+
+/// Places that are found again, a power of two.
+const PLACES: usize = 1 << 16;
+
+/// Places whose guesses are trusted apart, a power of two.
+const TRUSTED: usize = 1 << 12;
+
+/// Steps by which an earlier line is found, and by which what came behind them is.
+const LONG: usize = 4;
+const SHORT: usize = 2;
+
+/// How many more steps of an earlier line may be wrong than right before it is followed no more.
+const MISSES: u8 = 16;
+
+const GUESSES: usize = 3;
+
+/// How much a guess is trusted: by where it comes from, whether the last four at this place were right, and which others agree.
+pub(super) const LEVELS: usize = 6 * 16 * 4;
+
+const NONE: u32 = u32::MAX;
+
+/// What a step was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    Token,
+    Chain,
+    Value,
+    /// One that is never guessed.
+    Other,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guess {
+    pub(super) value: u32,
+    pub(super) level: u16,
+}
+
+/// What is expected of a step, the most reliable first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guesses([Guess; GUESSES]);
+
+impl Guesses {
+    pub(super) const NONE: Self = Self([Guess { value: NONE, level: 0 }; GUESSES]);
+
+    #[inline(always)]
+    pub(super) fn all(&self) -> impl Iterator<Item = &Guess> {
+        self.0.iter().filter(|g| g.value != NONE)
+    }
+
+    /// Whether `value` is one of them.
+    #[inline(always)]
+    pub(super) fn contain(&self, value: u32) -> bool {
+        self.0.iter().any(|g| g.value == value)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Recent {
+    /// Whether the segment is of codec 6; else there are no guesses.
+    pub(super) is_on: bool,
+    values: Box<[u32; KEPT]>,
+    kinds: Box<[Step; KEPT]>,
+    /// Some bits of what a place is known by, and the step there. It may have been written anew since: a wrong guess costs little.
+    places: Box<[[u16; 2]; PLACES]>,
+    /// Whether the last guesses at a place were right.
+    trust: Box<[[u8; GUESSES]; TRUSTED]>,
+    /// The next step.
+    next: u16,
+    /// The step that each guess is.
+    at: [Option<u16>; GUESSES],
+    /// How often the first was right since it was last wrong, and how much more often it was wrong than right.
+    run: u8,
+    misses: u8,
+    last: [u64; LONG],
+    /// Where the step is that is guessed: what it is trusted by, and what the third guess is found by.
+    here: usize,
+    line: Option<u64>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            is_on: false,
+            values: table(NONE),
+            kinds: table(Step::Other),
+            places: table([0; 2]),
+            trust: table([0b0101; GUESSES]),
+            next: 0,
+            at: [None; GUESSES],
+            run: 0,
+            misses: 0,
+            last: [0; LONG],
+            here: 0,
+            line: None,
+        }
+    }
+}
+
+impl Recent {
+    pub(super) const SIZE: usize = KEPT * 5 + PLACES * 4 + TRUSTED * GUESSES;
+
+    /// The place behind the last steps that `last` are.
+    fn key(last: &[u64]) -> u64 {
+        last.iter().fold(last.len() as u64, |all, step| mix(all, *step))
+    }
+
+    fn find(&self, key: u64) -> Option<u16> {
+        let [check, at] = self.places[(key >> 40) as usize % PLACES];
+        (check == key as u16).then_some(at)
+    }
+
+    fn put(&mut self, key: u64) {
+        self.places[(key >> 40) as usize % PLACES] = [key as u16, self.next];
+    }
+
+    /// What is expected of a step at a place in a line, of which `first` is a hash of the first value.
+    #[inline(never)]
+    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>) -> Guesses {
+        let mut all = Guesses::NONE;
+        if !self.is_on {
+            return all;
+        }
+        self.here = (place >> 40) as usize % TRUSTED;
+        self.line = first.map(|first| mix(first, place));
+        self.at[2] = self.line.and_then(|key| self.find(key));
+        for (n, trust) in self.trust[self.here].into_iter().enumerate() {
+            let Some(at) = self.at[n] else { continue };
+            let (value, kind) = (self.values[usize::from(at)], self.kinds[usize::from(at)]);
+            // Where the last eight were wrong none is asked.
+            if kind != step || value == NONE || trust == 0 {
+                continue;
+            }
+            if let Some(same) = all.0[..n].iter_mut().find(|g| g.value == value) {
+                same.level |= n as u16;
+                continue;
+            }
+            let from = match (n, self.run) {
+                (0, 0) => 0,
+                (0, 1..4) => 1,
+                (0, 4..16) => 2,
+                (0, _) => 3,
+                (n, _) => 3 + n as u16,
+            };
+            all.0[n] = Guess { value, level: (from << 4 | u16::from(trust & 15)) << 2 };
+        }
+        all
+    }
+
+    /// Takes a step.
+    #[inline(never)]
+    pub(super) fn push(&mut self, step: Step, value: u32) {
+        if !self.is_on {
+            return;
+        }
+        let mut follows = false;
+        for n in 0..GUESSES {
+            let Some(at) = self.at[n] else { continue };
+            let (expected, kind) = (self.values[usize::from(at)], self.kinds[usize::from(at)]);
+            let right = kind == step && expected == value && value != NONE;
+            self.trust[self.here][n] = self.trust[self.here][n] << 1 | u8::from(right);
+            if n > 0 {
+                continue;
+            }
+            follows = right;
+            if right {
+                self.run = self.run.saturating_add(1);
+                self.misses = self.misses.saturating_sub(1);
+            } else {
+                self.run = 0;
+                self.misses += 1;
+            }
+            self.at[0] = (kind == step && self.misses < MISSES).then_some(at.wrapping_add(1));
+        }
+        let here = usize::from(self.next);
+        (self.values[here], self.kinds[here]) = (value, step);
+        if let Some(line) = self.line.take() {
+            self.put(line);
+        }
+        self.next = self.next.wrapping_add(1);
+        self.last.copy_within(1.., 0);
+        self.last[LONG - 1] = mix(u64::from(value), step as u64);
+        let [short, long] = [Self::key(&self.last[LONG - SHORT..]), Self::key(&self.last)];
+        let found = self.find(long);
+        self.at[1] = self.find(short);
+        if !follows && (found.is_some() || self.at[0].is_none()) {
+            self.at[0] = found;
+            self.misses = 0;
+        }
+        self.put(long);
+        self.put(short);
+    }
+}
