@@ -52,7 +52,7 @@ const CREDIT: u8 = 64;
 
 /// Whether a text has so many tokens that it does not fit: taking it apart takes long, and gains little.
 const fn is_dense(tokens: usize, bytes: usize) -> bool {
-    tokens * 9 >= bytes * 4
+    tokens * 15 >= bytes * 7
 }
 
 /// Of texts that do not fit, one in so many is tried.
