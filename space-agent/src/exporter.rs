@@ -471,7 +471,7 @@ mod tests {
     use super::*;
     use crate::config::LimiterConfig;
     use crate::limiter::Limiter;
-    use crate::wal::{Accepted, BatchLimits, Encoding, config};
+    use crate::wal::{Accepted, config, seal};
 
     /// A log record, and a span: a resource, a scope and one item with no fields.
     fn request(signal: Signal) -> Accepted {
@@ -498,9 +498,7 @@ mod tests {
         let config = config("/log".as_ref(), &[("out", SignalSet::ALL)]);
         let mut wal = Wal::open(config, env.clone()).unwrap();
         wal.journal().append(&[request(Signal::Logs), request(Signal::Traces)]).unwrap();
-        let all = BatchLimits { items: u64::MAX, raw: u64::MAX };
-        let batch = wal.segments().take_batch(Lane::BULK, all, true).unwrap().unwrap();
-        wal.segments().commit(batch.seal(&Encoding::plain(), 7).unwrap()).unwrap();
+        seal(&mut wal).unwrap().unwrap();
         let consumer = wal.custody().consumer("out").unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
 

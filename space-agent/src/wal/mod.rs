@@ -98,7 +98,7 @@ pub use scrub::{Scrub, Scrubbed};
 pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Segments, Unsealed};
 pub use state::Life;
 #[cfg(test)]
-pub(crate) use tests::config;
+pub(crate) use tests::{config, seal};
 pub use volatile::{InMemory, Volatile};
 
 use crate::lanes::Lanes;

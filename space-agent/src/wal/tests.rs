@@ -70,7 +70,7 @@ pub(super) fn logs(n: u64) -> Counts {
     Counts::of(Signal::Logs, n)
 }
 
-pub(super) fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
+pub(crate) fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
     let Some(batch) = wal.segments().take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
     wal.segments().commit(batch.seal(&Encoding::plain(), 7).unwrap()).map(Some)
 }

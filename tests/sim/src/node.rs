@@ -10,7 +10,6 @@ use ground_station::spool::Store;
 use ground_station::telemetry::Metrics;
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::env::{Clock, Env, Owner, Placement};
-use perigee_shared::segment::Codec;
 use perigee_shared::units::Span;
 use simdisk::Disk;
 use space_agent::agent::Agent;
@@ -185,7 +184,7 @@ impl Satellite {
              simultaneous: {}}}\n{lanes}\
              service:\n  pipelines:\n    traces: {{receivers: [otlp], exporters: [link]}}\n    \
              metrics: {{receivers: [otlp], exporters: [link]}}\n    logs: {{receivers: [otlp], exporters: [link]}}\n",
-            codec(scenario.agent.codec),
+            scenario.agent.codec.name(),
             scenario.agent.max_bytes.0,
             scenario.agent.when_full.name(),
             scenario.agent.probe_interval.0.as_secs(),
@@ -272,18 +271,6 @@ impl Satellite {
             all.add(&flying.counters);
         }
         all
-    }
-}
-
-/// As the agent's configuration has it.
-const fn codec(codec: Codec) -> &'static str {
-    match codec {
-        Codec::ZstdRows => "zstd_rows",
-        Codec::Columns => "columns",
-        Codec::ColumnsTokens => "columns_tokens",
-        Codec::ColumnsChains => "columns_chains",
-        Codec::ColumnsNear => "columns_near",
-        Codec::ColumnsText => "columns_text",
     }
 }
 

@@ -374,15 +374,12 @@ impl Dictionary {
         let known = self.len() as u64;
         let likely = likely.unwrap_or(&mut self.index);
         let given = if index >= known { 0 } else { index + 1 };
-        let expected = self.kind.is_body().then(|| numbers.text.entry(coder, number, given)).flatten();
-        let index = match expected {
-            Some(n) => n,
-            None => {
-                let n = numbers.code(likely, coder, given);
-                numbers.text.learn_entry(n);
-                n
-            }
-        };
+        let expected = if self.kind.is_body() { numbers.text.entry(coder, number, given) } else { Err(None) };
+        let index = expected.unwrap_or_else(|pair| {
+            let n = numbers.code(likely, coder, given);
+            numbers.text.learn_entry(pair, n);
+            n
+        });
         let index = index.checked_sub(1).unwrap_or(known);
         if index > known {
             return Err(CodecError::Damaged("an entry that no dictionary has"));

@@ -172,6 +172,7 @@ fn a_codec_does_not_read_the_layout_of_another() {
     let requests = [lines(6, 10)];
     for (layout, other) in [
         (LAYOUT_TEXT, LAYOUT),
+        (LAYOUT_TEXT, LAYOUT_CHAINS),
         (LAYOUT_TEXT, LAYOUT_NEAR),
         (LAYOUT_NEAR, LAYOUT_TEXT),
         (LAYOUT_CHAINS, LAYOUT_TEXT),

@@ -121,7 +121,7 @@ impl Line<'_> {
         let value = mix(self.variable, 7);
         let follow = |chain: &Chain, fixed: &[u8]| ahead.follow(chain, fixed);
         let Known { chains, recent, .. } = &mut *self.known;
-        let is_open = chains.is_open(self.state.skeleton);
+        let is_open = recent.is_on && chains.is_open(self.state.skeleton);
         let guesses = if is_open {
             recent.guess(Step::Chain, mix(self.state.skeleton, 8), None)
         } else {

@@ -100,8 +100,6 @@ struct Known {
     tokens: Vec<Token>,
     /// The last two entries of the dictionary of bodies.
     entries: [u32; 2],
-    /// Where the next one is expected.
-    pair: Option<Pair>,
 }
 
 impl Text {
@@ -136,9 +134,14 @@ impl Text {
     }
 
     /// Which entry of dictionary `column` comes, if it is likely after the last two; else it is to be told to
-    /// [`Text::learn_entry`].
-    pub(super) fn entry<C: Coder>(&mut self, coder: &mut C, column: usize, entry: u64) -> Option<u64> {
-        let known = self.known.as_mut().filter(|k| k.recent.is_on)?;
+    /// [`Text::learn_entry`], with the cells where it was looked for.
+    pub(super) fn entry<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        column: usize,
+        entry: u64,
+    ) -> Result<u64, Option<Pair>> {
+        let known = self.known.as_mut().filter(|k| k.recent.is_on).ok_or(None)?;
         let [last, before] = known.entries.map(u64::from);
         let place = mix(last, column as u64);
         let pair = known.predictor.pair([mix(mix(place, before), 60), mix(place, 61)]);
@@ -146,19 +149,15 @@ impl Text {
         match known.predictor.code(coder, 3, pair, given, Guesses::NONE) {
             Hit::First(entry) | Hit::Other(entry) => {
                 known.entries = [entry, known.entries[0]];
-                Some(u64::from(entry))
+                Ok(u64::from(entry))
             }
-            Hit::Missed => {
-                known.pair = Some(pair);
-                None
-            }
+            Hit::Missed => Err(Some(pair)),
         }
     }
 
     /// Takes an entry that was not likely.
-    pub(super) fn learn_entry(&mut self, entry: u64) {
-        let Some(known) = &mut self.known else { return };
-        let Some(pair) = known.pair.take() else { return };
+    pub(super) fn learn_entry(&mut self, pair: Option<Pair>, entry: u64) {
+        let (Some(known), Some(pair)) = (&mut self.known, pair) else { return };
         let entry = u32::try_from(entry).unwrap_or(u32::MAX);
         known.predictor.learn(pair, entry);
         known.entries = [entry, known.entries[0]];

@@ -151,7 +151,7 @@ impl Default for Predictor {
 
 /// Cells of two contexts. They are a value's own only until others are looked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pair([u32; 2]);
+pub(in super::super) struct Pair([u32; 2]);
 
 /// How a value was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
