@@ -38,18 +38,21 @@ pub enum Codec {
     ColumnsChains = 4,
     /// Codec 4 with each place known by what is near it, for grounds that do not read a later one.
     ColumnsNear = 5,
+    /// Codec 5 with guesses from earlier lines, for grounds that do not read a later one.
+    ColumnsRecent = 6,
     /// Codec 2 with text taken apart too, and expected from earlier lines, see `columns/text`.
-    ColumnsText = 6,
+    ColumnsText = 7,
 }
 
 impl Codec {
     /// Every codec that this software can read and write.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ZstdRows,
         Self::Columns,
         Self::ColumnsTokens,
         Self::ColumnsChains,
         Self::ColumnsNear,
+        Self::ColumnsRecent,
         Self::ColumnsText,
     ];
 
@@ -71,6 +74,7 @@ impl Codec {
             Self::ColumnsTokens => Some(columns::LAYOUT_TOKENS),
             Self::ColumnsChains => Some(columns::LAYOUT_CHAINS),
             Self::ColumnsNear => Some(columns::LAYOUT_NEAR),
+            Self::ColumnsRecent => Some(columns::LAYOUT_RECENT),
             Self::ColumnsText => Some(columns::LAYOUT_TEXT),
         }
     }
@@ -83,6 +87,7 @@ impl Codec {
             Self::ColumnsTokens => "columns_tokens",
             Self::ColumnsChains => "columns_chains",
             Self::ColumnsNear => "columns_near",
+            Self::ColumnsRecent => "columns_recent",
             Self::ColumnsText => "columns_text",
         }
     }

@@ -316,6 +316,8 @@ fn a_codec_that_the_ground_does_not_read_is_not_used() {
     wal.bases().ground_reads(vec![1, 2, 3, 4, 5]);
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsNear);
     wal.bases().ground_reads(vec![1, 2, 3, 4, 5, 6]);
+    assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsRecent);
+    wal.bases().ground_reads(vec![1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
     assert_eq!(wal.bases().codec_for_ground(Codec::ZstdRows), Codec::ZstdRows);
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsText);

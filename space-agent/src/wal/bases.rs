@@ -133,7 +133,8 @@ impl Bases<'_> {
         match codec {
             Codec::ZstdRows => codec,
             _ if codec > Codec::Columns && reads(codec) == Some(true) => codec,
-            Codec::ColumnsText => self.codec_for_ground(Codec::ColumnsNear),
+            Codec::ColumnsText => self.codec_for_ground(Codec::ColumnsRecent),
+            Codec::ColumnsRecent => self.codec_for_ground(Codec::ColumnsNear),
             Codec::ColumnsNear => self.codec_for_ground(Codec::ColumnsChains),
             Codec::ColumnsChains => self.codec_for_ground(Codec::ColumnsTokens),
             _ if reads(Codec::Columns) != Some(false) => Codec::Columns,

@@ -194,7 +194,8 @@ fn codec_of(payload: &[u8]) -> Codec {
         Some(2) => Codec::ColumnsTokens,
         Some(3) => Codec::ColumnsChains,
         Some(4) => Codec::ColumnsNear,
-        Some(5) => Codec::ColumnsText,
+        Some(5) => Codec::ColumnsRecent,
+        Some(6) => Codec::ColumnsText,
         _ => Codec::Columns,
     }
 }

@@ -27,7 +27,7 @@ fn logs(bodies: impl IntoIterator<Item = String>) -> (Signal, Vec<u8>) {
     (Signal::Logs, prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs }))
 }
 
-const LAYOUTS: [u8; 4] = [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_TEXT];
+const LAYOUTS: [u8; 5] = [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_TEXT];
 
 fn encode(layout: u8, base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
     let mut encoder = Encoder::of(layout, base);
@@ -128,7 +128,7 @@ proptest! {
     fn prop_text_comes_back_in_segments_that_lean_on_one_another(seed in any::<u64>()) {
         let mut generator = Generator::new(seed);
         let mut base = None;
-        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_NEAR, LAYOUT_CHAINS, LAYOUT_TEXT].into_iter().enumerate() {
+        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_NEAR, LAYOUT_CHAINS, LAYOUT_TEXT, LAYOUT_RECENT, LAYOUT_RECENT, LAYOUT_TEXT].into_iter().enumerate() {
             let requests = [lines(seed ^ n as u64, 60), request(&mut generator), lines(seed, 20)];
             base = Some(there_and_back(layout, base.as_ref(), &requests).1);
         }
@@ -174,6 +174,8 @@ fn a_codec_does_not_read_the_layout_of_another() {
         (LAYOUT_TEXT, LAYOUT),
         (LAYOUT_TEXT, LAYOUT_CHAINS),
         (LAYOUT_TEXT, LAYOUT_NEAR),
+        (LAYOUT_TEXT, LAYOUT_RECENT),
+        (LAYOUT_RECENT, LAYOUT_TEXT),
         (LAYOUT_NEAR, LAYOUT_TEXT),
         (LAYOUT_CHAINS, LAYOUT_TEXT),
         (LAYOUT_TOKENS, LAYOUT_TEXT),
@@ -184,7 +186,7 @@ fn a_codec_does_not_read_the_layout_of_another() {
 }
 
 #[test]
-fn codecs_2_to_6_lean_on_one_another() {
+fn codecs_2_to_7_lean_on_one_another() {
     let all = [lines(1, 50), lines(2, 50)];
     let mut base: Option<[Base; 2]> = None;
     for layout in [
@@ -192,7 +194,9 @@ fn codecs_2_to_6_lean_on_one_another() {
         LAYOUT_CHAINS,
         LAYOUT_TEXT,
         LAYOUT_NEAR,
+        LAYOUT_RECENT,
         LAYOUT_TOKENS,
+        LAYOUT_RECENT,
         LAYOUT_TEXT,
         LAYOUT_CHAINS,
         LAYOUT,
@@ -310,7 +314,7 @@ fn what_stands_behind_a_path_of_any_shape_is_one_place() {
         )
     };
     let all = [logs((0..2000).map(&mut request))];
-    let [_, chains, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    let [_, chains, _, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
     let plain = encode(LAYOUT, None, &all).0.len();
     assert!(
         text < plain * 9 / 10 && text < chains * 4 / 5,
@@ -333,8 +337,39 @@ fn what_came_in_this_order_before_costs_little() {
     let known = (0..3000).map(|n| format!("step {} of the plan", n % 150 * n % 150)).collect();
     for bodies in [visits, known] {
         let all = [logs(bodies)];
-        let [.., near, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+        let [.., near, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
         assert!(text * 5 < near * 4, "{text} bytes, {near} without");
+    }
+}
+
+/// Packages through their states, counters in hexadecimal with what stays beside them, and paths of many shapes that foretell a size.
+#[test]
+fn what_a_line_is_about_is_expected_in_the_next_and_far_behind() {
+    let mut rng = SmallRng::seed_from_u64(22);
+    let packages = (0..400).flat_map(|n| {
+        let name = format!("lib{}-{}", rng.random_range(0..300), ["dev", "bin", "data"][n % 3]);
+        let version = ["1:2.3-4+deb12u1", "0.9~rc2", "2024b-0+deb12u1", "7.88.1", "3.0043+nmu1"][n / 3 % 5];
+        let configured = [format!("configure {name}:amd64 {version} <none>")].into_iter();
+        let states = ["unpacked", "half-configured", "installed"];
+        configured.chain(states.map(|state| format!("status {state} {name}:amd64 {version}")))
+    });
+    let packages: Vec<String> = packages.collect();
+    let counters =
+        (0..1500).map(|n| format!("request AB92_{:04X}:2BEA took {} ms", n + 0x1F3E, n * 37 % 11)).collect();
+    let word =
+        |n: usize| ["cloud", "python3", "git", "lib", "perl", "base", "core", "data", "io", "common"][n % 10];
+    let file =
+        |n: usize| ["README.gz", "copyright", "NEWS.Debian.gz", "changelog.gz", "examples/a.1.sh", ""][n % 6];
+    let package =
+        |n: usize| (0..n % 4 + 1).map(|k| word(n / 3usize.pow(k as u32))).collect::<Vec<_>>().join("-");
+    let paths = (0..6000).map(|_| {
+        let n = rng.random_range(0..1500);
+        format!("GET /{}/{} HTTP/1.1 200 {}", package(n), file(n / 4), n * 7919 % 50_000)
+    });
+    for (bodies, percent) in [(packages, 96), (counters, 60), (paths.collect(), 97)] {
+        let all = [logs(bodies)];
+        let [.., recent, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+        assert!(text * 100 < recent * percent, "{text} bytes, {recent} in codec 6");
     }
 }
 

@@ -5,8 +5,9 @@
 
 use super::super::dictionary::append;
 use super::super::entropy::{Bit, Coder, Symbols};
+use super::history::{Guesses, LEVELS};
 use super::predict::{mix, table};
-use super::recent::{Guesses, LEVELS};
+use super::steps::NO_CHAIN;
 
 /// Places that are told apart, a power of two.
 const JOINTS: usize = 1 << 12;
@@ -32,8 +33,6 @@ const CROWD: u8 = 7;
 
 /// Values before a place by which its chains are expected, a power of two.
 const VALUES: usize = 8;
-
-const NO_CHAIN: u16 = u16::MAX;
 
 /// What follows a chain is a token of any kind.
 pub(super) const ANY: u32 = u32::MAX;
@@ -162,6 +161,19 @@ impl Joint {
         &self.chains[..usize::from(self.used).min(HELD)]
     }
 
+    /// Adds one, in the place of the oldest if there is no room.
+    fn add(&mut self, number: u16) {
+        let used = usize::from(self.used);
+        let place = if used < HELD {
+            self.used += 1;
+            used
+        } else {
+            self.oldest = (self.oldest + 1) % HELD as u8;
+            usize::from(self.oldest)
+        };
+        self.chains[place] = number;
+    }
+
     /// Where among them the one with this number is.
     #[inline(always)]
     fn position(&self, number: u32) -> Option<usize> {
@@ -177,9 +189,12 @@ const fn place(skeleton: u64) -> (usize, u32) {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Chains {
+    /// Whether the segment is of codec 7, where places take over chains of others.
+    pub(super) adopts: bool,
     joints: Box<[Joint; JOINTS]>,
-    /// Whether a guess is right, by how much it is trusted.
+    /// Whether a guess is right, by how much it is trusted; and the same where none of the place's own chains comes.
     guessed: Box<[Bit; LEVELS]>,
+    adopted: Box<[Bit; LEVELS]>,
     all: Vec<Chain>,
     /// Their bytes, one behind the other, and behind them [`SHORT`] zeros.
     bytes: Vec<u8>,
@@ -187,7 +202,14 @@ pub(super) struct Chains {
 
 impl Default for Chains {
     fn default() -> Self {
-        Self { joints: table(Joint::NEW), guessed: table(Bit::NEW), all: Vec::new(), bytes: vec![0; SHORT] }
+        Self {
+            adopts: false,
+            joints: table(Joint::NEW),
+            guessed: table(Bit::NEW),
+            adopted: table(Bit::NEW),
+            all: Vec::new(),
+            bytes: vec![0; SHORT],
+        }
     }
 }
 
@@ -212,10 +234,11 @@ impl Chains {
         self.joints[at].used >= CROWD
     }
 
-    /// Whether more than one chain begins at a place.
+    /// Whether more than one chain begins at a place, or in codec 7 none that is known.
     pub(super) fn is_open(&mut self, skeleton: u64) -> bool {
         let at = self.joint(skeleton);
-        self.joints[at].used > 1
+        let used = self.joints[at].used;
+        used > 1 || (used == 0 && self.adopts)
     }
 
     /// Whether one of the chains of a place `fits`. Changes nothing, since the decoder does not ask.
@@ -257,7 +280,8 @@ impl Chains {
     }
 
     /// The chain that comes at a place behind `value`, and its number; its text is appended to `out`. `None` if none of them does,
-    /// and it is to be told to [`Chains::learn`]. The encoder takes one that `fits`.
+    /// and it is to be told to [`Chains::learn`]. The encoder takes one that `fits`. In codec 7 it may be one of another
+    /// place, which a guess says.
     #[inline(always)]
     pub(super) fn code<C: Coder>(
         &mut self,
@@ -265,13 +289,35 @@ impl Chains {
         skeleton: u64,
         value: u64,
         guesses: Guesses,
-        fits: impl FnMut(&Chain, &[u8]) -> bool,
+        mut fits: impl FnMut(&Chain, &[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> Option<(u16, Chain)> {
         let at = self.joint(skeleton);
-        if self.joints[at].used == 0 {
-            return None;
-        }
+        let own = match self.joints[at].used {
+            0 => None,
+            _ => self.own(coder, at, value, guesses, &mut fits),
+        };
+        let number = match own {
+            None if self.adopts => self.adopt(coder, at, guesses, fits)?,
+            own => own?,
+        };
+        self.came(at, value, number);
+        let chain = *self.all.get(usize::from(number))?;
+        let start = chain.start as usize;
+        append::<SHORT>(&self.bytes, start..start + usize::from(chain.length), out);
+        Some((number, chain))
+    }
+
+    /// Which of a place's own chains comes.
+    #[inline(always)]
+    fn own<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        at: usize,
+        value: u64,
+        guesses: Guesses,
+        fits: impl FnMut(&Chain, &[u8]) -> bool,
+    ) -> Option<u16> {
         let given = if C::ENCODES { self.find(at, fits).unwrap_or(HELD) } else { HELD };
         let previous = usize::from(self.previous(at, value));
         let follower = self.all.get(previous).map_or(NO_CHAIN, |c| c.follower);
@@ -302,20 +348,39 @@ impl Chains {
             found = coder.bit(&mut joint.follows, given == first).then_some(first);
         }
         let n = found.unwrap_or_else(|| coder.symbol(&mut joint.which, given));
-        let number = *joint.chains().get(n)?;
-        self.came(at, value, number);
-        let chain = *self.all.get(usize::from(number))?;
-        let start = chain.start as usize;
-        append::<SHORT>(&self.bytes, start..start + usize::from(chain.length), out);
-        Some((number, chain))
+        joint.chains().get(n).copied()
     }
 
-    /// Keeps a chain that came at a place behind `value`: its text, what follows it, and how far the line is then.
-    pub(super) fn learn(&mut self, skeleton: u64, value: u64, text: &[u8], next: u32, state: State) {
+    /// The chain of another place that a guess says, if it is what comes: then the line goes on as it did there.
+    #[inline(never)]
+    fn adopt<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        at: usize,
+        guesses: Guesses,
+        mut fits: impl FnMut(&Chain, &[u8]) -> bool,
+    ) -> Option<u16> {
+        for guess in guesses.all() {
+            let Some(chain) = self.all.get(guess.value as usize).filter(|c| c.next < MORE) else { continue };
+            if self.joints[at].position(guess.value).is_some() {
+                continue;
+            }
+            let fit = C::ENCODES && fits(chain, self.text(chain));
+            if coder.bit(&mut self.adopted[usize::from(guess.level) % LEVELS], fit) {
+                let number = guess.value as u16;
+                self.joints[at].add(number);
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Keeps a chain that came at a place behind `value`: its text, what follows it, and how far the line is then. Its number.
+    pub(super) fn learn(&mut self, skeleton: u64, value: u64, text: &[u8], next: u32, state: State) -> u16 {
         let start = self.bytes.len() - SHORT;
         if self.all.len() >= MOST || start + text.len() > MOST_BYTES {
-            *self = Self::default();
-            return;
+            *self = Self { adopts: self.adopts, ..Self::default() };
+            return NO_CHAIN;
         }
         self.bytes.truncate(start);
         self.bytes.extend_from_slice(text);
@@ -335,15 +400,10 @@ impl Chains {
         if used < joint.chains().len() {
             joint.which = Symbols::NEW;
         }
-        let place = if used < HELD {
-            joint.used = used as u8 + 1;
-            used
-        } else {
-            joint.oldest = (joint.oldest + 1) % HELD as u8;
-            usize::from(joint.oldest)
-        };
-        joint.chains[place] = number;
+        joint.used = used as u8;
+        joint.add(number);
         self.joints[at] = joint;
         self.came(at, value, number);
+        number
     }
 }

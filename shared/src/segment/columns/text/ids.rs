@@ -2,9 +2,9 @@
 
 use super::super::entropy::Coder;
 use super::super::positions::Positions;
+use super::history::Step;
 use super::predict::{Hit, Predictor, mix};
-use super::recent::Guesses;
-use super::values::Place;
+use super::values::{Place, Slots};
 
 /// Ids from text that are kept.
 const KEPT: usize = 1 << 14;
@@ -12,8 +12,19 @@ const KEPT: usize = 1 << 14;
 /// Spans of the segment before that are still known, about.
 const KEPT_SPANS: usize = 1 << 13;
 
-/// An id as text shows it: digits, of which there are so many.
-type Id = (u128, u8);
+/// An id as text shows it: digits, of which there are so many. Two halves take less room than a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Id([u64; 2], u8);
+
+impl Id {
+    const fn new(id: u128, digits: u8) -> Self {
+        Self([(id >> 64) as u64, id as u64], digits)
+    }
+
+    fn whole(self) -> u128 {
+        u128::from(self.0[0]) << 64 | u128::from(self.0[1])
+    }
+}
 
 /// Where an id is known from. The numbers are persisted.
 const NEW: u64 = 0;
@@ -119,7 +130,7 @@ impl Ids {
             return (OWN_SPAN, 0);
         }
         self.look();
-        if let Some(n) = self.lookup.kept.find(&(id, digits), |n| self.kept[n as usize]) {
+        if let Some(n) = self.lookup.kept.find(&Id::new(id, digits), |n| self.kept[n as usize]) {
             return (KNOWN, u64::from(n));
         }
         if digits == 32
@@ -153,29 +164,61 @@ impl Ids {
         at as u32
     }
 
-    /// An id of so many digits in its place. `None` for one that is not known
-    /// where it should be.
+    /// An id of so many digits in its place. `None` for one that is not known where it should be.
+    #[expect(clippy::too_many_arguments, reason = "a value, where it stands, and what is near")]
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        Place { slot, variable, .. }: Place,
+        slots: &mut Slots,
+        mut place: Place<'_>,
         own: Own,
         id: u128,
         digits: u8,
     ) -> Option<u128> {
-        let (from, place) = if C::ENCODES { self.find(own, id, digits) } else { (0, 0) };
+        predictor.is_surprised = false;
+        let is_short = digits < 16 && place.history.has_steps();
+        let slot = place.slot;
+        let (id, at) = self.known_or_new(coder, predictor, slots, &mut place, own, id, digits)?;
+        match at.filter(|_| is_short) {
+            Some(at) => {
+                slots.saw(slot, id as u64);
+                place.history.take(Step::Id, at, predictor.is_surprised);
+            }
+            None => place.history.take(Step::Other, id as u32 ^ (id >> 64) as u32, false),
+        }
+        Some(id)
+    }
+
+    /// An id, and where it is kept.
+    #[expect(clippy::too_many_arguments, reason = "a value, where it stands, and what is near")]
+    fn known_or_new<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        slots: &mut Slots,
+        place: &mut Place<'_>,
+        own: Own,
+        id: u128,
+        digits: u8,
+    ) -> Option<(u128, Option<u32>)> {
+        let is_short = digits < 16 && place.history.has_steps();
+        let slot = place.slot;
+        let (from, number) = if C::ENCODES { self.find(own, id, digits) } else { (0, 0) };
         let from = predictor.tree(coder, mix(slot, 11), 3, from);
-        let pair = predictor.pair_of_place([mix(slot, 12), mix(mix(slot, variable), 13)]);
-        match from {
-            OWN_TRACE => return own.trace,
-            OWN_SPAN => return own.span.map(u128::from),
+        let contexts = [mix(slot, 12), mix(mix(slot, place.variable), 13)];
+        let pair = if is_short { predictor.pair(contexts) } else { predictor.pair_of_place(contexts) };
+        let certain = !is_short || predictor.is_certain(pair);
+        let guesses = place.history.guess(Step::Id, place.step, place.first, certain);
+        let id = match from {
+            OWN_TRACE => return Some((own.trace?, None)),
+            OWN_SPAN => return Some((u128::from(own.span?), None)),
             KNOWN => {
-                let at = match predictor.code(coder, 1, pair, place as u32, Guesses::NONE) {
+                let at = match predictor.code(coder, 1, pair, number as u32, guesses) {
                     Hit::First(at) | Hit::Other(at) => at,
                     Hit::Missed => {
                         let newest = self.count.checked_sub(1)?;
-                        let back = newest.wrapping_sub(place) % KEPT as u64;
+                        let back = newest.wrapping_sub(number) % KEPT as u64;
                         let back = predictor.number(coder, mix(slot, 14), 3, back);
                         let at = (newest.wrapping_sub(back) % KEPT as u64) as u32;
                         predictor.learn(pair, at);
@@ -183,26 +226,33 @@ impl Ids {
                     }
                 };
                 // Cells are shared by what has the same hash.
-                let known = self.kept.get(at as usize)?;
-                return (known.1 == digits).then_some(known.0);
+                let known = self.kept.get(at as usize).filter(|known| known.1 == digits)?;
+                return Some((known.whole(), Some(at)));
             }
-            _ => {}
-        }
-        let id = match from {
             NEW => {
-                let low = coder.raw(id as u64, u32::from(digits.min(16)) * 4);
-                let high = coder.raw((id >> 64) as u64, u32::from(digits.saturating_sub(16)) * 4);
-                u128::from(high) << 64 | u128::from(low)
+                predictor.is_surprised = true;
+                let near = match is_short {
+                    true => slots.near_hex(coder, predictor, slot, id as u64, digits),
+                    false => None,
+                };
+                match near {
+                    Some(id) => u128::from(id),
+                    None => {
+                        let low = coder.raw(id as u64, u32::from(digits.min(16)) * 4);
+                        let high = coder.raw((id >> 64) as u64, u32::from(digits.saturating_sub(16)) * 4);
+                        u128::from(high) << 64 | u128::from(low)
+                    }
+                }
             }
             TRACE => {
-                let step = place.wrapping_sub(self.last_trace);
+                let step = number.wrapping_sub(self.last_trace);
                 let step = predictor.signed(coder, mix(slot, 15), 3, step);
                 self.last_trace = self.last_trace.wrapping_add(step);
                 self.traces.get(usize::try_from(self.last_trace).ok()?)?.0
             }
             SPAN => {
                 let first = self.traces.get(self.last_trace as usize).map_or(0, |t| u64::from(t.1));
-                let step = predictor.signed(coder, mix(slot, 16), 3, place.wrapping_sub(first));
+                let step = predictor.signed(coder, mix(slot, 16), 3, number.wrapping_sub(first));
                 let at = first.wrapping_add(step);
                 let span = *self.spans.get(usize::try_from(at).ok()?)?;
                 // What comes next is near that one.
@@ -212,8 +262,8 @@ impl Ids {
             }
             _ => return None,
         };
-        let at = self.keep::<C>((id, digits));
+        let at = self.keep::<C>(Id::new(id, digits));
         predictor.learn(pair, at);
-        Some(id)
+        Some((id, Some(at)))
     }
 }

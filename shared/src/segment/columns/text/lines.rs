@@ -2,8 +2,8 @@
 
 use super::super::entropy::{Coder, Part};
 use super::chains::{self, ANY, Chain, MORE};
+use super::history::{Guesses, Step};
 use super::predict::mix;
-use super::recent::{Guesses, Step};
 use super::tails::Fork;
 use super::tokens::{END, LONGEST_WORD, NEW, Splitter, Token, WORDS, is_letter};
 use super::{Known, LONGEST, Line};
@@ -79,21 +79,29 @@ impl Line<'_> {
         }
         let begin = self.out.len();
         self.known.forks.clear();
+        if let Some(steps) = self.known.history.steps() {
+            steps.begin_line();
+        }
         for _ in 0..=LONGEST {
             self.steps += 1;
+            self.begin_step();
             let mut next = self.chain(coder, &mut ahead, begin)?;
             let start = self.out.len();
             if next == ANY {
                 next = self.token(coder, ahead.peek())?;
+                self.begin_step();
             }
             if next == END {
+                self.end_step();
                 if coder.accounts() {
                     coder.part(self.column, Part::End);
                 }
                 self.keep(begin);
                 return Ok(());
             }
-            if next != MORE {
+            if next == MORE {
+                self.end_step();
+            } else {
                 if next < WORDS {
                     self.value(coder, next, ahead.peek())?;
                 }
@@ -109,6 +117,19 @@ impl Line<'_> {
         Err(CodecError::TooLarge("the number of tokens in a text"))
     }
 
+    fn begin_step(&mut self) {
+        if let Some(steps) = self.known.history.steps() {
+            steps.begin();
+        }
+    }
+
+    /// No word or value follows a chain.
+    fn end_step(&mut self) {
+        if let Some(steps) = self.known.history.steps() {
+            steps.take(Step::Other, END, false);
+        }
+    }
+
     /// A chain; what follows it. The line begins at `begin`.
     #[inline(always)]
     fn chain<C: Coder>(
@@ -120,18 +141,12 @@ impl Line<'_> {
         let start = self.out.len();
         let value = mix(self.variable, 7);
         let follow = |chain: &Chain, fixed: &[u8]| ahead.follow(chain, fixed);
-        let Known { chains, recent, .. } = &mut *self.known;
-        let is_open = recent.is_on && chains.is_open(self.state.skeleton);
-        let guesses = if is_open {
-            recent.guess(Step::Chain, mix(self.state.skeleton, 8), None)
-        } else {
-            Guesses::NONE
-        };
+        let Known { chains, history, .. } = &mut *self.known;
+        let is_open = history.is_on && chains.is_open(self.state.skeleton);
+        let guesses = if is_open { history.guess_chain(mix(self.state.skeleton, 8)) } else { Guesses::NONE };
         let known = chains.code(coder, self.state.skeleton, value, guesses, follow, self.out);
         let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };
-        if is_open {
-            recent.push(Step::Chain, u32::from(number));
-        }
+        history.take_chain(number, is_open);
         self.state = chain.state;
         if coder.accounts() && self.out.len() > start {
             coder.part(self.column, Part::Fixed(&self.out[start..]));
@@ -147,6 +162,7 @@ impl Line<'_> {
     fn new_chain<C: Coder>(&mut self, coder: &mut C, ahead: &mut Ahead<'_>) -> Result<u32, CodecError> {
         let value = mix(self.variable, 7);
         let (mut joint, mut start) = (self.state.skeleton, self.out.len());
+        let mut first = self.known.history.steps().map_or(0, |steps| steps.next());
         let next = loop {
             let (from, before) = (self.out.len(), self.state);
             let pair = self.known.predictor.pair(before.contexts());
@@ -160,8 +176,10 @@ impl Line<'_> {
             let differs = self.known.predictor.is_known(pair);
             self.missed = false;
             let id = self.token(coder, ahead.peek())?;
+            self.begin_step();
             if differs && self.missed && from > start && self.known.chains.is_crowded(joint) {
-                self.known.chains.learn(joint, value, &self.out[start..from], MORE, before);
+                let number = self.known.chains.learn(joint, value, &self.out[start..from], MORE, before);
+                first = self.spelled(first, number);
                 (joint, start) = (before.skeleton, from);
             }
             if id < WORDS {
@@ -175,8 +193,19 @@ impl Line<'_> {
                 return Ok(MORE);
             }
         };
-        self.known.chains.learn(joint, value, &self.out[start..], next, self.state);
+        let number = self.known.chains.learn(joint, value, &self.out[start..], next, self.state);
+        if next != ANY {
+            self.spelled(first, number);
+        }
         Ok(next)
+    }
+
+    /// The words from `first` on are this chain from now on. The next step.
+    fn spelled(&mut self, first: u32, chain: u16) -> u32 {
+        self.known.history.steps().map_or(0, |steps| {
+            steps.spelled(first, chain);
+            steps.next()
+        })
     }
 
     /// Whether the line goes on behind a chain as the last one did that began with the same values.

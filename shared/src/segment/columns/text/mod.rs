@@ -17,11 +17,13 @@
 
 mod chains;
 mod digits;
+mod history;
 mod ids;
 mod lines;
 mod meters;
 mod predict;
 mod recent;
+mod steps;
 mod tails;
 mod time;
 mod tokens;
@@ -29,16 +31,16 @@ mod values;
 mod words;
 
 use self::chains::{Chains, NEAR, State};
+use self::history::{Guesses, History, Step};
 use self::ids::{Ids, Own};
 use self::lines::Ahead;
 use self::predict::{Hit, Pair, Predictor, mix};
-use self::recent::{Guesses, Recent, Step};
 use self::tails::{Fork, Tails};
 use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
 use self::values::Slots;
 use self::words::Words;
+use super::LAYOUT;
 use super::entropy::{Coder, Part};
-use super::{LAYOUT, LAYOUT_TEXT};
 use crate::segment::CodecError;
 
 /// Longer texts are not taken apart.
@@ -91,7 +93,7 @@ struct Known {
     predictor: Predictor,
     chains: Chains,
     tails: Tails,
-    recent: Recent,
+    history: History,
     /// Of the line that is coded.
     forks: Vec<Fork>,
     words: Words,
@@ -121,7 +123,12 @@ impl Text {
     /// Bytes that it takes.
     pub(super) fn size(&self) -> usize {
         let known = |k: &Known| {
-            k.predictor.size() + Tails::SIZE + Recent::SIZE + k.chains.size() + k.words.size() + Slots::SIZE
+            k.predictor.size()
+                + Tails::SIZE
+                + k.history.size()
+                + k.chains.size()
+                + k.words.size()
+                + Slots::SIZE
         };
         self.known.as_deref().map_or(0, known) + self.ids.size()
     }
@@ -141,7 +148,7 @@ impl Text {
         column: usize,
         entry: u64,
     ) -> Result<u64, Option<Pair>> {
-        let known = self.known.as_mut().filter(|k| k.recent.is_on).ok_or(None)?;
+        let known = self.known.as_mut().filter(|k| k.history.is_on).ok_or(None)?;
         let [last, before] = known.entries.map(u64::from);
         let place = mix(last, column as u64);
         let pair = known.predictor.pair([mix(mix(place, before), 60), mix(place, 61)]);
@@ -237,7 +244,8 @@ impl Known {
     /// A segment of this layout begins.
     fn begin(&mut self, layout: u8) {
         self.predictor.begin(layout);
-        self.recent.is_on = layout >= LAYOUT_TEXT;
+        self.history.begin(layout);
+        self.chains.adopts = self.history.has_steps();
     }
 
     /// Whether a text begins as others of a dictionary whose text fits; now and then that is not believed.
@@ -349,7 +357,8 @@ impl Line<'_> {
         let pair = predictor.pair(self.state.contexts());
         let variable = predictor.is_variable(pair);
         let mut likely = false;
-        let guesses = self.known.recent.guess(Step::Token, self.state.skeleton, self.first);
+        let (place, certain) = (self.state.skeleton, predictor.is_certain(pair));
+        let guesses = self.known.history.guess(Step::Token, place, self.first, certain);
         let id = match predictor.code(coder, 0, pair, id, guesses) {
             Hit::First(id) => {
                 likely = true;
@@ -360,7 +369,7 @@ impl Line<'_> {
                 self.missed = true;
                 let id = self.unexpected(coder, variable, id, given)?;
                 if id == NEW {
-                    self.known.recent.push(Step::Token, id);
+                    self.known.history.take(Step::Token, id, true);
                     self.state.last = [NEW, self.state.last[0]];
                     self.pass(NEW, MARK);
                     return Ok(NEW);
@@ -369,7 +378,7 @@ impl Line<'_> {
                 id
             }
         };
-        self.known.recent.push(Step::Token, id);
+        self.known.history.take(Step::Token, id, self.known.predictor.is_surprised);
         let mut mark = u64::from(id);
         if id >= WORDS {
             const UNKNOWN: CodecError = CodecError::Damaged("a word that is not known");
@@ -436,11 +445,9 @@ impl Line<'_> {
             variable: self.variable,
             values: self.values,
             time: self.around.time,
-            guesses: self.known.recent.guess(
-                Step::Value,
-                mix(self.state.skeleton, u64::from(id)),
-                self.first,
-            ),
+            step: mix(self.state.skeleton, u64::from(id)),
+            first: self.first,
+            history: &mut self.known.history,
         };
         let (own, given) = (self.around.own, token.map_or(0, |t| t.value));
         let (predictor, slots, out) = (&mut self.known.predictor, &mut self.known.slots, &mut *self.out);
@@ -461,12 +468,13 @@ impl Line<'_> {
             }
             Kind::Address => slots.address(coder, predictor, place, given as u32, out),
             Kind::Hex { upper, digits } => {
-                let id = self.ids.code(coder, predictor, place, own, given, digits as u8).ok_or(WRONG)?;
+                let id =
+                    self.ids.code(coder, predictor, slots, place, own, given, digits as u8).ok_or(WRONG)?;
                 digits::put_hex(out, id, digits, upper);
                 id as u64 ^ (id >> 64) as u64
             }
             Kind::Uuid { upper } => {
-                let id = self.ids.code(coder, predictor, place, own, given, 32).ok_or(WRONG)?;
+                let id = self.ids.code(coder, predictor, slots, place, own, given, 32).ok_or(WRONG)?;
                 digits::put_uuid(out, id, upper);
                 id as u64 ^ (id >> 64) as u64
             }
@@ -476,11 +484,17 @@ impl Line<'_> {
         );
         self.count += 1;
         match kind {
-            Kind::Time(_) | Kind::Epoch { .. } | Kind::EpochFraction { .. } => return Ok(()),
-            Kind::Number | Kind::Address => {
-                self.known.recent.push(Step::Value, u32::try_from(value).unwrap_or(u32::MAX));
+            Kind::Time(_) | Kind::Epoch { .. } | Kind::EpochFraction { .. } => {
+                if let Some(steps) = self.known.history.steps() {
+                    steps.pass();
+                }
+                return Ok(());
             }
-            Kind::Hex { .. } | Kind::Uuid { .. } => self.known.recent.push(Step::Other, value as u32),
+            Kind::Number | Kind::Address => {
+                let (step, surprising) = (u32::try_from(value), self.known.predictor.is_surprised);
+                self.known.history.take(Step::Value, step.unwrap_or(u32::MAX), surprising);
+            }
+            Kind::Hex { .. } | Kind::Uuid { .. } => {}
         }
         self.passed(mix(10, value));
         Ok(())

@@ -1,9 +1,9 @@
 //! What comes next, by what came next before: cells that are found by a hash of what precedes.
 
 use super::super::entropy::{Bit, Coder};
-use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_TEXT};
+use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_TEXT};
+use super::history::{Guesses, LEVELS};
 use super::meters::Meters;
-use super::recent::{Guesses, LEVELS};
 
 const EMPTY: u32 = u32::MAX;
 
@@ -83,15 +83,31 @@ const fn steps(bounds: [usize; 6], first: u8, by: u8) -> [u8; 256] {
     all
 }
 
+/// How often a cell's first value must have been right for it to be certain.
+const CERTAIN: u8 = 16;
+
 /// Misses behind which a place is variable, without chains and with them: a place has as many chains without a miss.
 const VARIABLE: [u8; 2] = [6, 12];
 
-/// Contexts that are kept, a power of two.
-const CELLS: u32 = 1 << 16;
+/// Contexts that are kept, powers of two: those of what came behind tokens and places, and those of what came behind the same
+/// values in any template. Most of the latter never come again, and would push the others out. The more is guessed, the fewer are
+/// needed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Room {
+    own: u32,
+    apart: u32,
+}
 
-/// Those of what came behind the same values in any template, in codec 5 and from codec 6 on: most never come again, and would push
-/// the others out. From codec 6 on those that do are guessed.
-const APART: [u32; 2] = [1 << 16, 1 << 14];
+impl Room {
+    const fn of(layout: u8) -> Self {
+        match layout {
+            ..LAYOUT_NEAR => Self { own: 1 << 16, apart: 0 },
+            LAYOUT_NEAR => Self { own: 1 << 16, apart: 1 << 16 },
+            LAYOUT_RECENT => Self { own: 1 << 16, apart: 1 << 14 },
+            LAYOUT_TEXT.. => Self { own: 1 << 15, apart: 1 << 13 },
+        }
+    }
+}
 
 /// Bits that are expected of a number at most that a meter measures.
 const MEASURED: u32 = 6;
@@ -121,8 +137,7 @@ pub(super) struct Predictor {
     others: Box<[[Bit; STATES]; 32]>,
     /// Whether the segment is of codec 5 or later, where a place is known by what is near.
     pub(super) is_near: bool,
-    /// How many cells are apart.
-    apart: u32,
+    room: Room,
     /// Whether it is of codec 4 or later: what follows is for those alone.
     pub(super) by_chains: bool,
     /// Whether it is any of the others.
@@ -130,6 +145,8 @@ pub(super) struct Predictor {
     /// Whether a guess is right: by how much it is trusted, whether the cells' first says the same, and that one's state.
     guessed: Box<[[[[Bit; STATES / 4]; 2]; LEVELS]; 3]>,
     meters: Meters,
+    /// Whether the last value was neither guessed nor the first of its cells.
+    pub(super) is_surprised: bool,
 }
 
 impl Default for Predictor {
@@ -140,11 +157,12 @@ impl Default for Predictor {
             first: table([[Bit::NEW; STATES]; STATES]),
             others: table([Bit::NEW; STATES]),
             is_near: false,
-            apart: 0,
+            room: Room::default(),
             by_chains: false,
             among: [[Bit::NEW; STATES]; 4],
             guessed: table([[[Bit::NEW; STATES / 4]; 2]; LEVELS]),
             meters: Meters::default(),
+            is_surprised: false,
         }
     }
 }
@@ -172,24 +190,24 @@ impl Predictor {
     pub(super) fn begin(&mut self, layout: u8) {
         self.by_chains = layout >= LAYOUT_CHAINS;
         self.is_near = layout >= LAYOUT_NEAR;
-        self.apart = APART[usize::from(layout >= LAYOUT_TEXT)];
-        let cells = CELLS + if self.is_near { self.apart } else { 0 };
-        if self.cells.len() < cells as usize {
-            self.cells.reserve_exact(cells as usize - self.cells.len());
-            self.cells.resize(cells as usize, Cell::NEW);
+        self.room = Room::of(layout);
+        let cells = (self.room.own + self.room.apart) as usize;
+        if self.cells.len() < cells {
+            self.cells.reserve_exact(cells - self.cells.len());
+            self.cells.resize(cells, Cell::NEW);
         }
     }
 
     /// The cell of a context.
     #[inline(always)]
     fn find(&mut self, context: u64) -> u32 {
-        self.cell_at((context >> 40) as u32 % CELLS, context)
+        self.cell_at((context >> 40) as u32 & (self.room.own - 1), context)
     }
 
     /// The cell of a context that is apart.
     #[inline(always)]
     fn find_apart(&mut self, context: u64) -> u32 {
-        self.cell_at(CELLS + ((context >> 40) as u32 & (self.apart - 1)), context)
+        self.cell_at(self.room.own + ((context >> 40) as u32 & (self.room.apart - 1)), context)
     }
 
     #[inline(always)]
@@ -230,6 +248,13 @@ impl Predictor {
         self.cells[pair.0[0] as usize].misses >= VARIABLE[usize::from(self.by_chains)]
     }
 
+    /// Whether both contexts say the same, and one of them was right for long.
+    #[inline(always)]
+    pub(super) fn is_certain(&self, pair: Pair) -> bool {
+        let [a, b] = pair.0.map(|at| &self.cells[at as usize]);
+        a.values[0] == b.values[0] && a.run.max(b.run) >= CERTAIN
+    }
+
     /// Whether anything followed the first of two contexts.
     pub(super) fn is_known(&self, pair: Pair) -> bool {
         self.cells[pair.0[0] as usize].values[0] != EMPTY
@@ -254,6 +279,7 @@ impl Predictor {
         let (one, other, states) =
             if swapped { (other, one, [states[1], states[0]]) } else { (one, other, states) };
         let likely = one.values[0];
+        self.is_surprised = false;
         for guess in guesses.all() {
             let agrees = likely == guess.value;
             let models = &mut self.guessed[of % 3][usize::from(guess.level) % LEVELS];
@@ -271,6 +297,7 @@ impl Predictor {
             }
         }
         let (one, other) = (*one, *other);
+        self.is_surprised = true;
         if self.by_chains {
             let known = one.values[1..].contains(&value) || other.values.contains(&value);
             if !coder.bit(&mut self.among[of & 3][states[0]], known && value != EMPTY) {

@@ -1,9 +1,10 @@
-//! What came lately, step by step, and what came behind the same steps before: three guesses of what comes next.
+//! Codec 6: what came lately, step by step, and what came behind the same steps before: three guesses of what comes next.
 //!
 //! A step is a chain, a word or a value; of a place that has one chain, the chain is none. The first guess follows an earlier line
 //! from where the last four steps were the same, and stays with it while values differ. The second is what came behind the last two,
 //! the third what came at this place in the last line that began with the same value: one client's, or one thread's.
 
+use super::history::{Guess, Guesses, NONE, Step};
 use super::predict::{mix, table};
 
 /// Steps that are kept.
@@ -27,49 +28,9 @@ const GUESSES: usize = 3;
 /// How much a guess is trusted: by where it comes from, whether the last four at this place were right, and which others agree.
 pub(super) const LEVELS: usize = 6 * 16 * 4;
 
-const NONE: u32 = u32::MAX;
-
-/// What a step was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Step {
-    Token,
-    Chain,
-    Value,
-    /// One that is never guessed.
-    Other,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Guess {
-    pub(super) value: u32,
-    pub(super) level: u16,
-}
-
-/// What is expected of a step, the most reliable first.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Guesses([Guess; GUESSES]);
-
-impl Guesses {
-    pub(super) const NONE: Self = Self([Guess { value: NONE, level: 0 }; GUESSES]);
-
-    #[inline(always)]
-    pub(super) fn all(&self) -> impl Iterator<Item = &Guess> {
-        self.0.iter().filter(|g| g.value != NONE)
-    }
-
-    /// Whether `value` is one of them.
-    #[inline(always)]
-    pub(super) fn contain(&self, value: u32) -> bool {
-        self.0.iter().any(|g| g.value == value)
-    }
-}
-
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Recent {
-    /// Whether the segment is of codec 6; else there are no guesses.
-    pub(super) is_on: bool,
     values: Box<[u32; KEPT]>,
     kinds: Box<[Step; KEPT]>,
     /// Some bits of what a place is known by, and the step there. It may have been written anew since: a wrong guess costs little.
@@ -92,7 +53,6 @@ pub(super) struct Recent {
 impl Default for Recent {
     fn default() -> Self {
         Self {
-            is_on: false,
             values: table(NONE),
             kinds: table(Step::Other),
             places: table([0; 2]),
@@ -129,9 +89,6 @@ impl Recent {
     #[inline(never)]
     pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>) -> Guesses {
         let mut all = Guesses::NONE;
-        if !self.is_on {
-            return all;
-        }
         self.here = (place >> 40) as usize % TRUSTED;
         self.line = first.map(|first| mix(first, place));
         self.at[2] = self.line.and_then(|key| self.find(key));
@@ -161,9 +118,6 @@ impl Recent {
     /// Takes a step.
     #[inline(never)]
     pub(super) fn push(&mut self, step: Step, value: u32) {
-        if !self.is_on {
-            return;
-        }
         let mut follows = false;
         for n in 0..GUESSES {
             let Some(at) = self.at[n] else { continue };

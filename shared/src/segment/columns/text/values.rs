@@ -2,8 +2,8 @@
 
 use super::super::entropy::Coder;
 use super::digits::{TENS, put_decimal};
+use super::history::{History, Step};
 use super::predict::{Hit, Predictor, mix, table};
-use super::recent::Guesses;
 use super::time::{self, Form};
 use super::tokens::MOST_DIGITS;
 
@@ -30,8 +30,8 @@ struct Slot {
 }
 
 /// Where a value stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+#[derive(Debug)]
+pub(super) struct Place<'a> {
     /// A hash of the place in its template.
     pub(super) slot: u64,
     /// A hash of the last value in the line.
@@ -40,8 +40,10 @@ pub(super) struct Place {
     pub(super) values: u64,
     /// The record's time.
     pub(super) time: u64,
-    /// What is expected from earlier lines.
-    pub(super) guesses: Guesses,
+    /// A hash of the place and the value's kind, and of the line's first value: by these it is guessed.
+    pub(super) step: u64,
+    pub(super) first: Option<u64>,
+    pub(super) history: &'a mut History,
 }
 
 /// Numbers of a line that are compared with one behind them.
@@ -60,6 +62,9 @@ impl Default for Slots {
         Self { all: table(Slot::default()), earlier: [0; EARLIER] }
     }
 }
+
+/// How near hexadecimal digits are to the last ones at their place, if that is worth while.
+const NEAR_HEX: u64 = 256;
 
 /// Bits below the first that are expected of a number.
 const LEARNT: u32 = 6;
@@ -119,20 +124,48 @@ impl Slots {
         value
     }
 
+    /// Takes hexadecimal digits at a place.
+    pub(super) fn saw(&mut self, place: u64, value: u64) {
+        let slot = self.slot(place);
+        slot.step = value.wrapping_sub(slot.last);
+        slot.last = value;
+    }
+
+    /// So many hexadecimal digits near the last ones at a place; `None` if they are not.
+    pub(super) fn near_hex<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: u64,
+        value: u64,
+        digits: u8,
+    ) -> Option<u64> {
+        let slot = *self.slot(place);
+        let near = [slot.last, slot.last.wrapping_add(slot.step)];
+        let is_near = value == near[1] || value.abs_diff(slot.last) < NEAR_HEX;
+        if !predictor.bit(coder, mix(place, 17), is_near) {
+            return None;
+        }
+        let value = self.near(coder, predictor, place, value, &near);
+        Some(value & ((1 << (digits * 4)) - 1))
+    }
+
     /// A decimal number of so many digits; `None` if it would have more than a number has.
     pub(super) fn number<C: Coder>(
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: Place,
+        place: Place<'_>,
         value: u64,
         digits: u32,
         out: &mut Vec<u8>,
     ) -> Option<u64> {
         let behind = mix(mix(place.slot, place.variable), 31);
         let pair = predictor.pair_of_number([mix(place.slot, 30), behind], mix(place.values, 30));
+        let certain = predictor.is_certain(pair);
+        let guesses = place.history.guess(Step::Value, place.step, place.first, certain);
         let small = u32::try_from(value).unwrap_or(u32::MAX);
-        let value = match predictor.code(coder, 2, pair, small, place.guesses) {
+        let value = match predictor.code(coder, 2, pair, small, guesses) {
             Hit::First(value) | Hit::Other(value) => u64::from(value),
             Hit::Missed => {
                 let slot = *self.slot(place.slot);
@@ -176,7 +209,7 @@ impl Slots {
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: Place,
+        place: Place<'_>,
         value: u64,
         own: u64,
     ) -> u64 {
@@ -194,7 +227,7 @@ impl Slots {
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: Place,
+        place: Place<'_>,
         value: u64,
         places: u32,
         out: &mut Vec<u8>,
@@ -210,7 +243,7 @@ impl Slots {
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: Place,
+        place: Place<'_>,
         value: u64,
         digits: u32,
         out: &mut Vec<u8>,
@@ -230,7 +263,7 @@ impl Slots {
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: Place,
+        place: Place<'_>,
         form: Form,
         value: u64,
         offset: i32,
@@ -246,7 +279,8 @@ impl Slots {
                 self.slot(place.slot).offset = offset;
             }
         }
-        let value = self.moment(coder, predictor, place, value, form.of_nanos(place.time, offset));
+        let own = form.of_nanos(place.time, offset);
+        let value = self.moment(coder, predictor, place, value, own);
         time::render(form, value, offset, out)?;
         Some(value)
     }
@@ -256,12 +290,14 @@ impl Slots {
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: Place,
+        place: Place<'_>,
         value: u32,
         out: &mut Vec<u8>,
     ) -> u64 {
         let pair = predictor.pair_of_place([mix(place.slot, 50), mix(mix(place.slot, place.variable), 51)]);
-        let value = match predictor.code(coder, 2, pair, value, place.guesses) {
+        let certain = predictor.is_certain(pair);
+        let guesses = place.history.guess(Step::Value, place.step, place.first, certain);
+        let value = match predictor.code(coder, 2, pair, value, guesses) {
             Hit::First(value) | Hit::Other(value) => value,
             Hit::Missed => {
                 let mut found = 0;
