@@ -77,6 +77,8 @@ pub(super) struct Chain {
     /// The chain that came here next time, behind the same value.
     follower: u16,
     pub(super) repeats: Repeats,
+    /// Some bits of the place where it was met first.
+    home: u32,
     /// What follows it: the kind of a value, END, [`ANY`] or [`MORE`].
     pub(super) next: u32,
     /// How far the line is behind it, the kind of the value included.
@@ -123,6 +125,13 @@ impl Repeats {
         } else {
             self.credit = self.credit.saturating_sub(1);
         }
+    }
+}
+
+impl Chain {
+    /// Whether a place took it over from another one.
+    pub(super) const fn is_adopted(&self, skeleton: u64) -> bool {
+        self.home != skeleton as u32
     }
 }
 
@@ -387,7 +396,8 @@ impl Chains {
         self.bytes.resize(self.bytes.len() + SHORT, 0);
         let (number, length) = (self.all.len() as u16, text.len() as u16);
         let (start, follower, repeats) = (start as u32, NO_CHAIN, Repeats::NEW);
-        self.all.push(Chain { start, length, follower, repeats, next, state });
+        let home = skeleton as u32;
+        self.all.push(Chain { start, length, follower, repeats, home, next, state });
         let at = self.joint(skeleton);
         let (mut joint, mut used) = (self.joints[at], 0);
         for n in self.joints[at].chains() {

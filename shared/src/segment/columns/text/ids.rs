@@ -178,11 +178,10 @@ impl Ids {
     ) -> Option<u128> {
         predictor.is_surprised = false;
         let is_short = digits < 16 && place.history.has_steps();
-        let slot = place.slot;
         let (id, at) = self.known_or_new(coder, predictor, slots, &mut place, own, id, digits)?;
         match at.filter(|_| is_short) {
             Some(at) => {
-                slots.saw(slot, id as u64);
+                slots.saw(place.own, id as u64);
                 place.history.take(Step::Id, at, predictor.is_surprised);
             }
             None => place.history.take(Step::Other, id as u32 ^ (id >> 64) as u32, false),
@@ -232,7 +231,7 @@ impl Ids {
             NEW => {
                 predictor.is_surprised = true;
                 let near = match is_short {
-                    true => slots.near_hex(coder, predictor, slot, id as u64, digits),
+                    true => slots.near_hex(coder, predictor, [place.own, slot], id as u64, digits),
                     false => None,
                 };
                 match near {

@@ -88,6 +88,7 @@ impl Line<'_> {
             let mut next = self.chain(coder, &mut ahead, begin)?;
             let start = self.out.len();
             if next == ANY {
+                self.own = None;
                 next = self.token(coder, ahead.peek())?;
                 self.begin_step();
             }
@@ -147,6 +148,8 @@ impl Line<'_> {
         let known = chains.code(coder, self.state.skeleton, value, guesses, follow, self.out);
         let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };
         history.take_chain(number, is_open);
+        let adopted = chains.adopts && chain.is_adopted(self.state.skeleton);
+        self.own = adopted.then_some(self.state.skeleton);
         self.state = chain.state;
         if coder.accounts() && self.out.len() > start {
             coder.part(self.column, Part::Fixed(&self.out[start..]));
@@ -196,6 +199,7 @@ impl Line<'_> {
         let number = self.known.chains.learn(joint, value, &self.out[start..], next, self.state);
         if next != ANY {
             self.spelled(first, number);
+            self.own = None;
         }
         Ok(next)
     }

@@ -215,6 +215,7 @@ impl Text {
                 first: None,
                 count: 0,
                 steps: 0,
+                own: None,
                 missed: false,
             };
             coded = if by_chains {
@@ -302,6 +303,8 @@ struct Line<'a> {
     count: u64,
     /// Values and single tokens so far.
     steps: usize,
+    /// Where the line is, if the chain is one of another place.
+    own: Option<u64>,
     /// Whether the last token was one that did not follow here before.
     missed: bool,
 }
@@ -440,8 +443,10 @@ impl Line<'_> {
     fn value<C: Coder>(&mut self, coder: &mut C, id: u32, token: Option<&Token>) -> Result<(), CodecError> {
         const WRONG: CodecError = CodecError::Damaged("a value in text");
         let kind = Kind::from_number(id).ok_or(WRONG)?;
+        let slot = mix(mix(self.state.skeleton, self.state.key), u64::from(id));
         let place = values::Place {
-            slot: mix(mix(self.state.skeleton, self.state.key), u64::from(id)),
+            slot,
+            own: self.own.map_or(slot, |own| mix(own, u64::from(id))),
             variable: self.variable,
             values: self.values,
             time: self.around.time,

@@ -34,6 +34,8 @@ struct Slot {
 pub(super) struct Place<'a> {
     /// A hash of the place in its template.
     pub(super) slot: u64,
+    /// By what the last value there is found: two places of which one took over the other's chain have two.
+    pub(super) own: u64,
     /// A hash of the last value in the line.
     pub(super) variable: u64,
     /// A hash of all values before it but times.
@@ -90,12 +92,12 @@ impl Slots {
         slot
     }
 
-    /// A number near one of a few.
+    /// A number near one of a few, at a place and with its models.
     fn near<C: Coder>(
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: u64,
+        [place, models]: [u64; 2],
         value: u64,
         near: &[u64],
     ) -> u64 {
@@ -106,7 +108,7 @@ impl Slots {
                 best = n;
             }
         }
-        let context = mix(place, 20 + best as u64);
+        let context = mix(models, 20 + best as u64);
         let exact = mix(context, u64::from(slot.history & 7));
         let hit = predictor.bit(coder, exact, value == near[best]);
         slot.history = slot.history << 1 | u8::from(hit);
@@ -136,17 +138,17 @@ impl Slots {
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        place: u64,
+        [place, models]: [u64; 2],
         value: u64,
         digits: u8,
     ) -> Option<u64> {
         let slot = *self.slot(place);
         let near = [slot.last, slot.last.wrapping_add(slot.step)];
         let is_near = value == near[1] || value.abs_diff(slot.last) < NEAR_HEX;
-        if !predictor.bit(coder, mix(place, 17), is_near) {
+        if !predictor.bit(coder, mix(models, 17), is_near) {
             return None;
         }
-        let value = self.near(coder, predictor, place, value, &near);
+        let value = self.near(coder, predictor, [place, models], value, &near);
         Some(value & ((1 << (digits * 4)) - 1))
     }
 
@@ -168,13 +170,13 @@ impl Slots {
         let value = match predictor.code(coder, 2, pair, small, guesses) {
             Hit::First(value) | Hit::Other(value) => u64::from(value),
             Hit::Missed => {
-                let slot = *self.slot(place.slot);
+                let slot = *self.slot(place.own);
                 let same = self.earlier[usize::from(slot.back).saturating_sub(1) % EARLIER];
                 let near = [0, slot.last, slot.last.wrapping_add(slot.step), same];
                 let near = &near[..if predictor.is_near { 4 } else { 3 }];
-                let value = self.near(coder, predictor, place.slot, value, near);
+                let value = self.near(coder, predictor, [place.own, place.slot], value, near);
                 if let Some(n) = self.earlier.iter().position(|earlier| *earlier == value) {
-                    self.slot(place.slot).back = n as u8 + 1;
+                    self.slot(place.own).back = n as u8 + 1;
                 }
                 if let Ok(small) = u32::try_from(value)
                     && small != u32::MAX
@@ -186,7 +188,7 @@ impl Slots {
         };
         self.earlier.copy_within(..EARLIER - 1, 1);
         self.earlier[0] = value;
-        let slot = self.slot(place.slot);
+        let slot = self.slot(place.own);
         slot.step = value.wrapping_sub(slot.last);
         slot.last = value;
         let natural = digits_of(value);
@@ -213,10 +215,10 @@ impl Slots {
         value: u64,
         own: u64,
     ) -> u64 {
-        let slot = *self.slot(place.slot);
+        let slot = *self.slot(place.own);
         let near = [own, slot.last, own.wrapping_add(slot.shift)];
-        let value = self.near(coder, predictor, place.slot, value, &near);
-        let slot = self.slot(place.slot);
+        let value = self.near(coder, predictor, [place.own, place.slot], value, &near);
+        let slot = self.slot(place.own);
         slot.last = value;
         slot.shift = value.wrapping_sub(own);
         value
