@@ -12,8 +12,8 @@
 //! so far; kinds stand for values in it, and one mark for every word at a place that has had many. So a place in a template is a
 //! hash, what a template fixes costs a hundredth of a bit a gap between values, and a million templates take no more memory than ten.
 //! What follows a path of any shape is one place, not one for each shape. A line may also end as an earlier one that had the same
-//! values ([`tails`]). In codec 6 a chain, a word or a value is first guessed from what came behind the same ones lately ([`recent`]),
-//! and a body that is known from the two bodies before it.
+//! values ([`tails`]). From codec 6 on a chain, a word or a value is first guessed from what came lately ([`history`]), and a body that
+//! is known from the two bodies before it; in codec 7 a place also takes over a chain of another place that a guess names.
 
 mod chains;
 mod digits;

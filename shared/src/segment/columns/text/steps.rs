@@ -98,7 +98,7 @@ struct Beginning {
     /// How many steps it has.
     steps: usize,
     /// Steps that nothing told, or that came from those of the line before.
-    told: [u32; MOST_CARRIED],
+    untold: [u32; MOST_CARRIED],
     count: usize,
 }
 
@@ -175,6 +175,7 @@ impl Steps {
         keys[FOLLOWS] = Self::key(&self.last);
         keys[BEHIND] = Self::key(&self.last[LONG - SHORT..]);
         keys[SAME_FIRST] = first.map_or(NO_KEY, |first| mix(first, place));
+        // What is carried is at hand; here stands what the first guess finds by the last step alone.
         keys[CARRIED] = one;
         if self.line.steps < GUESSED {
             keys[SAME_BEFORE] = mix(mix(place, self.before.hash), 77);
@@ -182,7 +183,7 @@ impl Steps {
         for n in [BEHIND, SAME_FIRST, SAME_BEFORE] {
             self.at[n] = self.find(keys[n]);
         }
-        self.at[CARRIED] = self.before.told[..self.before.count].get(self.carried).copied();
+        self.at[CARRIED] = self.before.untold[..self.before.count].get(self.carried).copied();
         if self.run == 0 {
             let found = self.find(keys[FOLLOWS]).or(self.at[BEHIND]);
             let found = found.or_else(|| if self.surprised { self.find(one) } else { None });
@@ -316,7 +317,7 @@ impl Steps {
         }
         let line = &mut self.line;
         if (carried || surprising) && line.count < MOST_CARRIED {
-            line.told[line.count] = self.next;
+            line.untold[line.count] = self.next;
             line.count += 1;
         }
         if self.misses >= MISSES {
