@@ -1,6 +1,7 @@
 //! What came before in lines of text, and what of it is expected next: in codec 6 [`Recent`] tells, from codec 7 on [`Steps`].
 
 use super::super::{LAYOUT_RECENT, LAYOUT_TEXT};
+use super::predict::mix;
 use super::recent::{self, Recent};
 use super::steps::{self, Steps};
 
@@ -32,6 +33,27 @@ pub(super) struct Guess {
     pub(super) level: u16,
 }
 
+impl Guess {
+    /// What the guess at `n` says, the first of which was right so often since it was last wrong: trusted by where it comes from, and
+    /// whether the last four at its place were right.
+    #[inline(always)]
+    pub(super) const fn new(value: u32, n: usize, run: u8, trust: u8) -> Self {
+        let from = match (n, run) {
+            (0, 0) => 0,
+            (0, 1..4) => 1,
+            (0, 4..16) => 2,
+            (0, _) => 3,
+            (n, _) => 3 + n as u16,
+        };
+        Self { value, level: (from << 4 | (trust & 15) as u16) << 2 }
+    }
+}
+
+/// What is behind these steps is found by.
+pub(super) fn key(last: &[u64]) -> u64 {
+    last.iter().fold(last.len() as u64, |all, step| mix(all, *step))
+}
+
 /// What is expected of a step, the most reliable first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Guesses(pub(super) [Guess; MOST_GUESSES]);
@@ -51,25 +73,20 @@ impl Guesses {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 enum Kept {
+    #[default]
     Nothing,
     Recent(Box<Recent>),
     Steps(Box<Steps>),
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct History {
     /// Whether the segment is of codec 6 or later; else there are no guesses.
     pub(super) is_on: bool,
     kept: Kept,
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self { is_on: false, kept: Kept::Nothing }
-    }
 }
 
 impl History {

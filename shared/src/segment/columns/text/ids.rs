@@ -177,9 +177,8 @@ impl Ids {
         digits: u8,
     ) -> Option<u128> {
         predictor.is_surprised = false;
-        let is_short = digits < 16 && place.history.has_steps();
         let (id, at) = self.known_or_new(coder, predictor, slots, &mut place, own, id, digits)?;
-        match at.filter(|_| is_short) {
+        match at {
             Some(at) => {
                 slots.saw(place.own, id as u64);
                 place.history.take(Step::Id, at, predictor.is_surprised);
@@ -189,7 +188,7 @@ impl Ids {
         Some(id)
     }
 
-    /// An id, and where it is kept.
+    /// An id, and where it is kept if it is one that is guessed.
     #[expect(clippy::too_many_arguments, reason = "a value, where it stands, and what is near")]
     fn known_or_new<C: Coder>(
         &mut self,
@@ -226,7 +225,7 @@ impl Ids {
                 };
                 // Cells are shared by what has the same hash.
                 let known = self.kept.get(at as usize).filter(|known| known.1 == digits)?;
-                return Some((known.whole(), Some(at)));
+                return Some((known.whole(), is_short.then_some(at)));
             }
             NEW => {
                 predictor.is_surprised = true;
@@ -263,6 +262,6 @@ impl Ids {
         };
         let at = self.keep::<C>(Id::new(id, digits));
         predictor.learn(pair, at);
-        Some((id, Some(at)))
+        Some((id, is_short.then_some(at)))
     }
 }

@@ -88,7 +88,6 @@ impl Line<'_> {
             let mut next = self.chain(coder, &mut ahead, begin)?;
             let start = self.out.len();
             if next == ANY {
-                self.own = None;
                 next = self.token(coder, ahead.peek())?;
                 self.begin_step();
             }
@@ -139,6 +138,7 @@ impl Line<'_> {
         ahead: &mut Ahead<'_>,
         begin: usize,
     ) -> Result<u32, CodecError> {
+        self.own = None;
         let start = self.out.len();
         let value = mix(self.variable, 7);
         let follow = |chain: &Chain, fixed: &[u8]| ahead.follow(chain, fixed);
@@ -148,8 +148,9 @@ impl Line<'_> {
         let known = chains.code(coder, self.state.skeleton, value, guesses, follow, self.out);
         let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };
         history.take_chain(number, is_open);
-        let adopted = chains.adopts && chain.is_adopted(self.state.skeleton);
-        self.own = adopted.then_some(self.state.skeleton);
+        if chains.adopts && chain.is_adopted(self.state.skeleton) {
+            self.own = Some(self.state.skeleton);
+        }
         self.state = chain.state;
         if coder.accounts() && self.out.len() > start {
             coder.part(self.column, Part::Fixed(&self.out[start..]));
@@ -199,7 +200,6 @@ impl Line<'_> {
         let number = self.known.chains.learn(joint, value, &self.out[start..], next, self.state);
         if next != ANY {
             self.spelled(first, number);
-            self.own = None;
         }
         Ok(next)
     }

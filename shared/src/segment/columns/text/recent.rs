@@ -4,7 +4,7 @@
 //! from where the last four steps were the same, and stays with it while values differ. The second is what came behind the last two,
 //! the third what came at this place in the last line that began with the same value: one client's, or one thread's.
 
-use super::history::{Guess, Guesses, NONE, Step};
+use super::history::{Guess, Guesses, NONE, Step, key};
 use super::predict::{mix, table};
 
 /// Steps that are kept.
@@ -71,11 +71,6 @@ impl Default for Recent {
 impl Recent {
     pub(super) const SIZE: usize = KEPT * 5 + PLACES * 4 + TRUSTED * GUESSES;
 
-    /// The place behind the last steps that `last` are.
-    fn key(last: &[u64]) -> u64 {
-        last.iter().fold(last.len() as u64, |all, step| mix(all, *step))
-    }
-
     fn find(&self, key: u64) -> Option<u16> {
         let [check, at] = self.places[(key >> 40) as usize % PLACES];
         (check == key as u16).then_some(at)
@@ -103,14 +98,7 @@ impl Recent {
                 same.level |= n as u16;
                 continue;
             }
-            let from = match (n, self.run) {
-                (0, 0) => 0,
-                (0, 1..4) => 1,
-                (0, 4..16) => 2,
-                (0, _) => 3,
-                (n, _) => 3 + n as u16,
-            };
-            all.0[n] = Guess { value, level: (from << 4 | u16::from(trust & 15)) << 2 };
+            all.0[n] = Guess::new(value, n, self.run, trust);
         }
         all
     }
@@ -145,7 +133,7 @@ impl Recent {
         self.next = self.next.wrapping_add(1);
         self.last.copy_within(1.., 0);
         self.last[LONG - 1] = mix(u64::from(value), step as u64);
-        let [short, long] = [Self::key(&self.last[LONG - SHORT..]), Self::key(&self.last)];
+        let [short, long] = [key(&self.last[LONG - SHORT..]), key(&self.last)];
         let found = self.find(long);
         self.at[1] = self.find(short);
         if !follows && (found.is_some() || self.at[0].is_none()) {

@@ -5,7 +5,7 @@
 //! came behind the last two steps; what came at this place in the last line that began with the same value; what nothing told in the
 //! line before, which is often what both are about; and what came at this place behind a line that began as the last one did.
 
-use super::history::{Guess, Guesses, NONE, Step};
+use super::history::{Guess, Guesses, NONE, Step, key};
 use super::predict::{mix, table};
 
 /// Steps that are kept, a power of two.
@@ -133,11 +133,6 @@ const fn behind(at: u32, steps: u32) -> u32 {
 impl Steps {
     pub(super) const SIZE: usize = KEPT * size_of::<Entry>() + PLACES * 4 + TRUSTED * GUESSES;
 
-    /// What is behind these steps is found by.
-    fn key(last: &[u64]) -> u64 {
-        last.iter().fold(last.len() as u64, |all, step| mix(all, *step))
-    }
-
     #[inline(always)]
     fn find(&self, key: u64) -> Option<u32> {
         let place = self.places[(key >> 40) as usize % PLACES];
@@ -170,10 +165,10 @@ impl Steps {
     /// Finds what the guesses at a place are.
     #[inline(always)]
     fn look(&mut self, place: u64, first: Option<u64>) -> [u64; GUESSES] {
-        let one = Self::key(&self.last[LONG - 1..]);
+        let one = key(&self.last[LONG - 1..]);
         let mut keys = [NO_KEY; GUESSES];
-        keys[FOLLOWS] = Self::key(&self.last);
-        keys[BEHIND] = Self::key(&self.last[LONG - SHORT..]);
+        keys[FOLLOWS] = key(&self.last);
+        keys[BEHIND] = key(&self.last[LONG - SHORT..]);
         keys[SAME_FIRST] = first.map_or(NO_KEY, |first| mix(first, place));
         // What is carried is at hand; here stands what the first guess finds by the last step alone.
         keys[CARRIED] = one;
@@ -210,14 +205,7 @@ impl Steps {
                 same.level += u16::from(same.level & 3 < 3);
                 continue;
             }
-            let from = match (n, self.run) {
-                (FOLLOWS, 0) => 0,
-                (FOLLOWS, 1..4) => 1,
-                (FOLLOWS, 4..16) => 2,
-                (FOLLOWS, _) => 3,
-                (n, _) => 3 + n as u16,
-            };
-            all.0[n] = Guess { value, level: (from << 4 | u16::from(trust & 15)) << 2 };
+            all.0[n] = Guess::new(value, n, self.run, trust);
         }
         all
     }
@@ -237,7 +225,7 @@ impl Steps {
                 self.misses = self.misses.saturating_sub(1);
             } else if n == FOLLOWS {
                 self.run = 0;
-                self.misses += 1;
+                self.misses = self.misses.saturating_add(1);
             }
         }
         any

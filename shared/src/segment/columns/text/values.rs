@@ -126,7 +126,7 @@ impl Slots {
         value
     }
 
-    /// Takes hexadecimal digits at a place.
+    /// Takes a number, or hexadecimal digits, at a place.
     pub(super) fn saw(&mut self, place: u64, value: u64) {
         let slot = self.slot(place);
         slot.step = value.wrapping_sub(slot.last);
@@ -188,9 +188,8 @@ impl Slots {
         };
         self.earlier.copy_within(..EARLIER - 1, 1);
         self.earlier[0] = value;
+        self.saw(place.own, value);
         let slot = self.slot(place.own);
-        slot.step = value.wrapping_sub(slot.last);
-        slot.last = value;
         let natural = digits_of(value);
         let expected = natural.max(u32::from(slot.width));
         let mut written = expected;
