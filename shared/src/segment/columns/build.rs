@@ -11,7 +11,7 @@ use super::schema::Role;
 use super::shape::Element;
 use super::state::{Context, State};
 use super::{dictionary, schema};
-use crate::otlp::protobuf::{put_tag, put_varint, varint, varint_len};
+use crate::otlp::protobuf::{put_tag, put_varint, varint_len};
 use crate::segment::CodecError;
 use crate::signal::Signal;
 
@@ -50,7 +50,7 @@ struct Items {
 /// then text stands in its dictionary alone.
 #[derive(Debug)]
 pub(super) struct Builder {
-    /// Of each row its type, how many values it has, and those, all as varints.
+    /// Of each row its type, how many values it has, and those, see [`put`].
     rows: Vec<u8>,
     count: usize,
     /// By context; of logs one by one, of others as many as stand together.
@@ -67,11 +67,52 @@ const SHORTEST: usize = 2;
 /// dictionary whose entry has.
 const WIDEST: usize = 4;
 
+/// Bytes of a number of a row at most.
+const LONGEST: usize = 9;
+
+/// Appends a number of a row: as many bytes as a varint has, the first of which says in its lowest bits how many, or that byte
+/// and eight. So it is written and read in one piece.
+#[inline(always)]
+fn put(rows: &mut Vec<u8>, value: u64) {
+    let bytes = (value | 1).ilog2() / 7 + 1;
+    if bytes > 8 {
+        rows.push(u8::MAX);
+        rows.extend_from_slice(&value.to_le_bytes());
+        return;
+    }
+    let end = rows.len() + bytes as usize;
+    let marked = value << bytes | ((1 << (bytes - 1)) - 1);
+    rows.extend_from_slice(&marked.to_le_bytes());
+    rows.truncate(end);
+}
+
+/// The number that [`put`] has written at `at`, which is moved behind it.
+#[inline(always)]
+fn take(rows: &[u8], at: &mut usize) -> Option<u64> {
+    let word = |at: usize| Some(u64::from_le_bytes(*rows.get(at..)?.first_chunk()?));
+    let marked = word(*at)?;
+    // Most have one byte, and then where the next one begins is known before this one is.
+    if marked & 1 == 0 {
+        *at += 1;
+        return Some((marked & 0xff) >> 1);
+    }
+    let bytes = marked.trailing_ones() + 1;
+    if bytes > 8 {
+        let value = word(*at + 1)?;
+        *at += LONGEST;
+        return Some(value);
+    }
+    *at += bytes as usize;
+    let beyond = 64 - 8 * bytes;
+    Some(marked << beyond >> beyond >> bytes)
+}
+
 impl Builder {
     /// Of items with at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
         let limit = u32::try_from(limit).map_or(u32::MAX as usize / WIDEST, |n| n as usize);
-        Self { rows: Vec::new(), count: 0, buckets: Vec::new(), runs: 0, limit }
+        // Memory that is not written to costs nothing, and what grows is copied.
+        Self { rows: Vec::with_capacity(limit / 2), count: 0, buckets: Vec::new(), runs: 0, limit }
     }
 
     /// What was built; `state` is how the last row left it. It comes out with at most `left` bytes.
@@ -81,6 +122,8 @@ impl Builder {
         order.sort_by_key(|(context, _)| *context);
         let logs = order.iter_mut().filter(|(context, _)| context.signal == Signal::Logs as u8);
         logs.for_each(|(_, items)| items.sort_by_key(|i| i.time));
+        // A number is read as eight bytes.
+        self.rows.extend_from_slice(&[0; 8]);
         self.rows.shrink_to_fit();
         Built { rows: self.rows, order, limit: self.limit.min(usize::try_from(left).unwrap_or(usize::MAX)) }
     }
@@ -95,9 +138,10 @@ impl Rows for Builder {
             return Err(CodecError::Damaged("an item among others"));
         }
         let start = self.rows.len() as u32;
-        put_varint(&mut self.rows, u64::from(kind));
-        put_varint(&mut self.rows, tape.len() as u64);
-        tape.iter().for_each(|value| put_varint(&mut self.rows, *value));
+        self.rows.reserve((tape.len() + 2) * LONGEST);
+        put(&mut self.rows, u64::from(kind));
+        put(&mut self.rows, tape.len() as u64);
+        tape.iter().for_each(|value| put(&mut self.rows, *value));
         self.count += 1;
         if self.count > self.limit / SHORTEST || self.rows.len() > self.limit * WIDEST {
             return Err(TOO_LARGE);
@@ -144,8 +188,16 @@ pub(super) struct Cursor {
     done: usize,
     /// Bytes of requests that came out, without what later ones repeat.
     spent: usize,
+    scratch: Scratch,
+}
+
+/// What is used for one item after the other.
+#[derive(Debug, Default)]
+struct Scratch {
     orders: Orders,
     tape: Vec<u64>,
+    /// Bytes of the last item: the length of the next one most likely takes as many bytes as its.
+    last: usize,
 }
 
 /// Items of a context, as they stand in a buffer.
@@ -195,7 +247,8 @@ impl Built {
         piece: usize,
         signal: Signal,
     ) -> Result<(Vec<OfContext>, Vec<u8>), CodecError> {
-        let (mut parts, mut out): (Vec<OfContext>, _) = (Vec::new(), Vec::new());
+        let likely = self.limit.saturating_sub(at.spent).min(piece);
+        let (mut parts, mut out): (Vec<OfContext>, _) = (Vec::new(), Vec::with_capacity(likely));
         let mut before = self.before(at);
         // What encloses the items, and how much of it no earlier request has.
         let (mut heads, mut fresh) = (0, 0);
@@ -210,12 +263,11 @@ impl Built {
             let room = self.limit.saturating_sub(at.spent + fresh);
             let start = out.len();
             while let Some(items) = all.get(at.items) {
-                let rows = &self.rows[items.start as usize..items.end as usize];
-                while at.done < rows.len() && (out.is_empty() || heads + out.len() < piece) {
-                    let buffers = (&mut at.tape, &mut at.orders);
-                    at.done += render(state, &rows[at.done..], buffers, room, &mut out)?;
+                let (start, length) = (items.start as usize, (items.end - items.start) as usize);
+                while at.done < length && (out.is_empty() || heads + out.len() < piece) {
+                    at.done += render(state, (&self.rows, start + at.done), &mut at.scratch, room, &mut out)?;
                 }
-                if at.done < rows.len() {
+                if at.done < length {
                     break;
                 }
                 (at.items, at.done) = (at.items + 1, 0);
@@ -232,37 +284,32 @@ impl Built {
     }
 }
 
-/// Appends the item of the first of these rows as a field of what encloses it. Returns the bytes of the row.
+/// Appends the item of the row at `at` as a field of what encloses it. Returns the bytes of the row.
 fn render(
     state: &State,
-    rows: &[u8],
-    (tape, orders): (&mut Vec<u64>, &mut Orders),
+    (rows, mut at): (&[u8], usize),
+    Scratch { orders, tape, last }: &mut Scratch,
     most: usize,
     out: &mut Vec<u8>,
 ) -> Result<usize, CodecError> {
-    const WRONG: CodecError = CodecError::Damaged("a row");
-    let mut at = 0;
-    let mut number = || {
-        let (value, length) = varint(&rows[at..]).map_err(|_| WRONG)?;
-        at += length;
-        Ok::<u64, CodecError>(value)
-    };
+    let first = at;
+    let mut number = || take(rows, &mut at).ok_or(CodecError::Damaged("a row"));
     let (kind, count) = (number()?, number()?);
-    tape.clear();
-    for _ in 0..count {
-        tape.push(number()?);
+    tape.resize(count as usize, 0);
+    for value in &mut *tape {
+        *value = number()?;
     }
     let of = &state.types[kind as usize];
     put_tag(out, if state.contexts[of.context as usize].signal == 2 { 1 } else { 2 }, 2);
-    // Most items have between 128 bytes and 16 KiB.
-    let length = out.len();
-    out.extend_from_slice(&[0; 2]);
+    let (length, room) = (out.len(), varint_len(*last as u64));
+    out.resize(length + room, 0);
     Message { state, tape, at: 0, orders, out }.put(of.shape, most)?;
-    put_length(out, length, 2);
+    *last = out.len() - length - room;
+    put_length(out, length, room);
     if out.len() > most {
         return Err(TOO_LARGE);
     }
-    Ok(at)
+    Ok(at - first)
 }
 
 /// Puts what encloses items around them, lengths first.
@@ -499,6 +546,25 @@ mod tests {
     use super::super::unpack::Unpacked;
     use super::*;
     use crate::otlp::protobuf::put_bytes;
+
+    #[test]
+    fn numbers_of_rows_come_back_in_as_many_bytes_as_varints_have() {
+        let edges = (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]).chain([u64::MAX]);
+        let numbers: Vec<u64> = edges.collect();
+        let mut rows = Vec::new();
+        for number in &numbers {
+            let before = rows.len();
+            put(&mut rows, *number);
+            assert_eq!(rows.len() - before, varint_len(*number).min(LONGEST), "{number}");
+        }
+        rows.extend_from_slice(&[0; 8]);
+        let mut at = 0;
+        for number in &numbers {
+            assert_eq!(take(&rows, &mut at), Some(*number));
+        }
+        assert_eq!(at, rows.len() - 8);
+        assert_eq!(take(&rows[..at + 7], &mut at), None, "nothing is read beyond the end");
+    }
 
     #[test]
     fn an_item_that_repeats_a_long_entry_is_not_built_beyond_the_limit() {

@@ -109,6 +109,14 @@ fn text_compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
     Ok(compressor)
 }
 
+/// So many values. `vec![0; length]` would ask for pages of zeros, for which jemalloc gives back those that it has: each of them then
+/// costs a page fault, which took a third of the time of decoding text.
+fn filled<T: Copy>(value: T, length: usize) -> Vec<T> {
+    let mut all = Vec::with_capacity(length);
+    all.resize(length, value);
+    all
+}
+
 /// What a segment ended with, for others that lean on it.
 #[derive(Debug, Clone)]
 pub struct Base {

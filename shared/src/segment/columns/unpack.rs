@@ -16,7 +16,7 @@ use super::schema::Message;
 use super::shape::Shapes;
 use super::state::{MOST_DICTIONARIES, State};
 use super::traces::Given;
-use super::{BUDGET, Base};
+use super::{BUDGET, Base, filled};
 use crate::compress::{WINDOW_LOG_MAX, zstd_reader};
 use crate::segment::{CodecError, MAX_PAYLOAD, Request};
 
@@ -51,7 +51,7 @@ fn bytes(source: &mut impl Read, length: u64, most: u64) -> Result<Vec<u8>, Code
     if length > most {
         return Err(SHORT);
     }
-    let mut out = vec![0; length as usize];
+    let mut out = filled(0, length as usize);
     source.read_exact(&mut out).map_err(short)?;
     Ok(out)
 }
@@ -91,7 +91,7 @@ impl Column<'_> {
         let mut column = Self { left: length, ..Self::default() };
         let mut rest = length;
         while rest > 0 {
-            let mut piece = vec![0; rest.min(PIECE)];
+            let mut piece = filled(0, rest.min(PIECE));
             source.read_exact(&mut piece)?;
             rest -= piece.len();
             if length < LARGE {

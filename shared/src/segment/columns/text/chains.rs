@@ -288,7 +288,7 @@ impl Chains {
         &self.bytes[chain.start as usize..][..usize::from(chain.length)]
     }
 
-    /// The chain that comes at a place behind `value`, and its number; its text is appended to `out`. `None` if none of them does,
+    /// The number of the chain that comes at a place behind `value`; its text is appended to `out`. `None` if none of them does,
     /// and it is to be told to [`Chains::learn`]. The encoder takes one that `fits`. In codec 7 it may be one of another
     /// place, which a guess says.
     #[inline(always)]
@@ -300,7 +300,7 @@ impl Chains {
         guesses: Guesses,
         mut fits: impl FnMut(&Chain, &[u8]) -> bool,
         out: &mut Vec<u8>,
-    ) -> Option<(u16, Chain)> {
+    ) -> Option<u16> {
         let at = self.joint(skeleton);
         let own = match self.joints[at].used {
             0 => None,
@@ -311,10 +311,16 @@ impl Chains {
             own => own?,
         };
         self.came(at, value, number);
-        let chain = *self.all.get(usize::from(number))?;
+        let chain = self.get(number)?;
         let start = chain.start as usize;
         append::<SHORT>(&self.bytes, start..start + usize::from(chain.length), out);
-        Some((number, chain))
+        Some(number)
+    }
+
+    /// The chain with this number.
+    #[inline(always)]
+    pub(super) fn get(&self, number: u16) -> Option<&Chain> {
+        self.all.get(usize::from(number))
     }
 
     /// Which of a place's own chains comes.

@@ -146,19 +146,21 @@ impl Line<'_> {
         let is_open = history.is_on && chains.is_open(self.state.skeleton);
         let guesses = if is_open { history.guess_chain(mix(self.state.skeleton, 8)) } else { Guesses::NONE };
         let known = chains.code(coder, self.state.skeleton, value, guesses, follow, self.out);
+        let known = known.and_then(|number| Some((number, chains.get(number)?)));
         let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };
         history.take_chain(number, is_open);
         if chains.adopts && chain.is_adopted(self.state.skeleton) {
             self.own = Some(self.state.skeleton);
         }
+        let next = chain.next;
         self.state = chain.state;
         if coder.accounts() && self.out.len() > start {
             coder.part(self.column, Part::Fixed(&self.out[start..]));
         }
-        if chain.next != END && self.repeats(coder, number, begin, ahead) {
+        if next != END && self.repeats(coder, number, begin, ahead) {
             return Ok(END);
         }
-        Ok(chain.next)
+        Ok(next)
     }
 
     /// Token by token to a value: one chain, or several that end where something else came before. What follows the last one.

@@ -1,7 +1,7 @@
 //! What comes next, by what came next before: cells that are found by a hash of what precedes.
 
 use super::super::entropy::{Bit, Coder};
-use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_TEXT};
+use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_TEXT, filled};
 use super::history::{Guesses, LEVELS};
 use super::meters::Meters;
 
@@ -123,7 +123,7 @@ pub(super) const fn mix(a: u64, b: u64) -> u64 {
 #[inline(never)]
 pub(super) fn table<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
     // A slice of N is an array of N.
-    vec![value; N].into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([value; N]))
+    filled(value, N).into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([value; N]))
 }
 
 /// See the module.
