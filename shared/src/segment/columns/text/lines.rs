@@ -49,7 +49,12 @@ impl<'a> Ahead<'a> {
 
     /// Goes beyond what a chain has, if that is what comes.
     pub(super) fn follow(&mut self, chain: &Chain, fixed: &[u8]) -> bool {
-        let Some(rest) = self.rest().strip_prefix(fixed) else { return false };
+        let ahead = self.rest();
+        // Most chains of a place differ in their first byte.
+        if !fixed.is_empty() && ahead.first() != fixed.first() {
+            return false;
+        }
+        let Some(rest) = ahead.strip_prefix(fixed) else { return false };
         let in_word =
             |a: &[u8], b: &[u8]| a.last().zip(b.first()).is_some_and(|(a, b)| is_letter(*a) && is_letter(*b));
         if in_word(fixed, rest) {
