@@ -297,7 +297,7 @@ impl Chains {
         coder: &mut C,
         skeleton: u64,
         value: u64,
-        guesses: Guesses,
+        guesses: &Guesses,
         mut fits: impl FnMut(&Chain, &[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> Option<u16> {
@@ -330,7 +330,7 @@ impl Chains {
         coder: &mut C,
         at: usize,
         value: u64,
-        guesses: Guesses,
+        guesses: &Guesses,
         fits: impl FnMut(&Chain, &[u8]) -> bool,
     ) -> Option<u16> {
         let given = if C::ENCODES { self.find(at, fits).unwrap_or(HELD) } else { HELD };
@@ -372,7 +372,7 @@ impl Chains {
         &mut self,
         coder: &mut C,
         at: usize,
-        guesses: Guesses,
+        guesses: &Guesses,
         mut fits: impl FnMut(&Chain, &[u8]) -> bool,
     ) -> Option<u16> {
         for guess in guesses.all() {

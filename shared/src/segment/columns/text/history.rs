@@ -54,22 +54,41 @@ pub(super) fn key(last: &[u64]) -> u64 {
     last.iter().fold(last.len() as u64, |all, step| mix(all, *step))
 }
 
-/// What is expected of a step, the most reliable first.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Guesses(pub(super) [Guess; MOST_GUESSES]);
+/// What is expected of a step, the most reliable first; no two are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Guesses {
+    all: [Guess; MOST_GUESSES],
+    count: usize,
+}
 
 impl Guesses {
-    pub(super) const NONE: Self = Self([Guess { value: NONE, level: 0 }; MOST_GUESSES]);
+    pub(super) const NONE: Self = Self { all: [Guess { value: NONE, level: 0 }; MOST_GUESSES], count: 0 };
 
     #[inline(always)]
-    pub(super) fn all(&self) -> impl Iterator<Item = &Guess> {
-        self.0.iter().filter(|g| g.value != NONE)
+    pub(super) fn all(&self) -> &[Guess] {
+        &self.all[..self.count.min(MOST_GUESSES)]
+    }
+
+    pub(super) const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Adds one, unless the same was guessed already: that one is handed out.
+    #[inline(always)]
+    pub(super) fn add(&mut self, guess: Guess) -> Option<&mut Guess> {
+        let count = self.count.min(MOST_GUESSES - 1);
+        if let Some(n) = self.all[..count].iter().position(|g| g.value == guess.value) {
+            return Some(&mut self.all[n]);
+        }
+        self.all[count] = guess;
+        self.count = count + 1;
+        None
     }
 
     /// Whether `value` is one of them.
     #[inline(always)]
     pub(super) fn contain(&self, value: u32) -> bool {
-        self.0.iter().any(|g| g.value == value)
+        self.all().iter().any(|g| g.value == value)
     }
 }
 
@@ -133,11 +152,11 @@ impl History {
 
     /// What is expected of a chain at a place.
     #[inline(always)]
-    pub(super) fn guess_chain(&mut self, place: u64) -> Guesses {
+    pub(super) fn guess_chain(&mut self, place: u64) -> &Guesses {
         match &mut self.kept {
             Kept::Recent(recent) => recent.guess(Step::Chain, place, None),
             Kept::Steps(steps) => steps.guess_chain(place),
-            Kept::Nothing => Guesses::NONE,
+            Kept::Nothing => &Guesses::NONE,
         }
     }
 
@@ -154,11 +173,13 @@ impl History {
     /// What is expected of a step at a place in a line, of which `first` is a hash of the first value. Where the cells are `certain`
     /// codec 7 asks for no guess.
     #[inline(always)]
-    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>, certain: bool) -> Guesses {
-        if let Some(steps) = self.steps() {
-            return if certain { steps.guess_nothing() } else { steps.guess(step, place, first) };
+    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>, certain: bool) -> &Guesses {
+        match &mut self.kept {
+            _ if !self.is_on => &Guesses::NONE,
+            Kept::Steps(steps) => steps.guess(step, place, first, certain),
+            Kept::Recent(recent) => recent.guess(step, place, first),
+            Kept::Nothing => &Guesses::NONE,
         }
-        self.recent().map_or(Guesses::NONE, |recent| recent.guess(step, place, first))
     }
 
     /// Takes a step; `surprising` if nothing told it.

@@ -43,7 +43,7 @@ impl<'a> Ahead<'a> {
     /// Goes beyond it.
     fn pass(&mut self) {
         if let Some(token) = self.peek() {
-            *self = Self { at: token.end as usize, token: None, ..*self };
+            (self.at, self.token) = (token.end as usize, None);
         }
     }
 
@@ -60,15 +60,18 @@ impl<'a> Ahead<'a> {
         if in_word(fixed, rest) {
             return false;
         }
-        let mut behind = *self;
-        if !fixed.is_empty() {
-            behind = Self { at: self.at + fixed.len(), token: None, ..*self };
+        if fixed.is_empty() {
+            return chain.next >= MORE || chain.next == self.peek().map_or(END, |t| t.kind);
         }
-        let follows = chain.next >= MORE || chain.next == behind.peek().map_or(END, |t| t.kind);
-        if follows {
-            *self = behind;
+        let (at, mut token) = (self.at + fixed.len(), None);
+        if chain.next < MORE {
+            token = Splitter::from(self.text, at, self.time).next();
+            if chain.next != token.as_ref().map_or(END, |t| t.kind) {
+                return false;
+            }
         }
-        follows
+        (self.at, self.token) = (at, token);
+        true
     }
 }
 
@@ -149,7 +152,7 @@ impl Line<'_> {
         let follow = |chain: &Chain, fixed: &[u8]| ahead.follow(chain, fixed);
         let Known { chains, history, .. } = &mut *self.known;
         let is_open = history.is_on && chains.is_open(self.state.skeleton);
-        let guesses = if is_open { history.guess_chain(mix(self.state.skeleton, 8)) } else { Guesses::NONE };
+        let guesses = if is_open { history.guess_chain(mix(self.state.skeleton, 8)) } else { &Guesses::NONE };
         let known = chains.code(coder, self.state.skeleton, value, guesses, follow, self.out);
         let known = known.and_then(|number| Some((number, chains.get(number)?)));
         let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };

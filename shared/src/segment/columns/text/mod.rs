@@ -153,7 +153,7 @@ impl Text {
         let place = mix(last, column as u64);
         let pair = known.predictor.pair([mix(mix(place, before), 60), mix(place, 61)]);
         let given = u32::try_from(entry).unwrap_or(u32::MAX);
-        match known.predictor.code(coder, 3, pair, given, Guesses::NONE) {
+        match known.predictor.code(coder, 3, pair, given, &Guesses::NONE) {
             Hit::First(entry) | Hit::Other(entry) => {
                 known.entries = [entry, known.entries[0]];
                 Ok(u64::from(entry))

@@ -270,7 +270,7 @@ impl Predictor {
         of: usize,
         pair: Pair,
         value: u32,
-        guesses: Guesses,
+        guesses: &Guesses,
     ) -> Hit {
         let [a, b] = pair.0.map(|at| at as usize);
         let (one, other) = (&self.cells[a], &self.cells[b]);
@@ -322,7 +322,7 @@ impl Predictor {
         [one, other]: [Cell; 2],
         states: [usize; 2],
         value: u32,
-        guesses: Guesses,
+        guesses: &Guesses,
     ) -> Option<u32> {
         let candidates = [one.values[1], one.values[2], other.values[0], other.values[1], other.values[2]];
         for (n, candidate) in candidates.into_iter().enumerate() {

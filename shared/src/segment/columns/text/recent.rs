@@ -47,6 +47,7 @@ pub(super) struct Recent {
     last: [u64; LONG],
     /// Where the step is that is guessed: what it is trusted by, and what the third guess is found by.
     here: usize,
+    guesses: Guesses,
     line: Option<u64>,
 }
 
@@ -63,6 +64,7 @@ impl Default for Recent {
             misses: 0,
             last: [0; LONG],
             here: 0,
+            guesses: Guesses::NONE,
             line: None,
         }
     }
@@ -82,8 +84,8 @@ impl Recent {
 
     /// What is expected of a step at a place in a line, of which `first` is a hash of the first value.
     #[inline(never)]
-    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>) -> Guesses {
-        let mut all = Guesses::NONE;
+    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>) -> &Guesses {
+        self.guesses.clear();
         self.here = (place >> 40) as usize % TRUSTED;
         self.line = first.map(|first| mix(first, place));
         self.at[2] = self.line.and_then(|key| self.find(key));
@@ -94,13 +96,11 @@ impl Recent {
             if kind != step || value == NONE || trust == 0 {
                 continue;
             }
-            if let Some(same) = all.0[..n].iter_mut().find(|g| g.value == value) {
+            if let Some(same) = self.guesses.add(Guess::new(value, n, self.run, trust)) {
                 same.level |= n as u16;
-                continue;
             }
-            all.0[n] = Guess::new(value, n, self.run, trust);
         }
-        all
+        &self.guesses
     }
 
     /// Takes a step.

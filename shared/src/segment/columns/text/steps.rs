@@ -59,10 +59,15 @@ struct Entry {
     words: u8,
 }
 
+impl Entry {
+    const NONE: Self = Self { value: NONE, chain: NO_CHAIN, step: Step::Other, words: 0 };
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Steps {
-    kept: Box<[Entry; KEPT]>,
+    /// As many as came, then those that came last.
+    kept: Vec<Entry>,
     /// Some bits of what a place is known by, and the step there. It may have been written anew since: a wrong guess costs little.
     places: Box<[u32; PLACES]>,
     /// Whether the last guesses at a place were right.
@@ -84,6 +89,7 @@ pub(super) struct Steps {
     certain: bool,
     /// What the next guesses are trusted by.
     here: usize,
+    guesses: Guesses,
     line: Beginning,
     before: Beginning,
     /// Those of the line before that have come in this one.
@@ -105,7 +111,7 @@ struct Beginning {
 impl Default for Steps {
     fn default() -> Self {
         Self {
-            kept: table(Entry { value: NONE, chain: NO_CHAIN, step: Step::Other, words: 0 }),
+            kept: Vec::with_capacity(KEPT),
             places: table(0),
             trust: table([0b0101; GUESSES]),
             next: 0,
@@ -118,6 +124,7 @@ impl Default for Steps {
             surprised: false,
             certain: false,
             here: 0,
+            guesses: Guesses::NONE,
             line: Beginning::default(),
             before: Beginning::default(),
             carried: 0,
@@ -140,8 +147,9 @@ impl Steps {
         (found && key != NO_KEY).then_some(place % KEPT as u32)
     }
 
+    #[inline(always)]
     fn entry(&self, at: u32) -> &Entry {
-        &self.kept[at as usize % KEPT]
+        self.kept.get(at as usize % KEPT).unwrap_or(&Entry::NONE)
     }
 
     /// A line begins.
@@ -162,38 +170,33 @@ impl Steps {
         self.chain = NO_CHAIN;
     }
 
-    /// Finds what the guesses at a place are.
+    /// Finds what the guesses at a place are, `behind` its chain or before it.
     #[inline(always)]
-    fn look(&mut self, place: u64, first: Option<u64>) -> [u64; GUESSES] {
-        let one = key(&self.last[LONG - 1..]);
-        let mut keys = [NO_KEY; GUESSES];
-        keys[FOLLOWS] = key(&self.last);
-        keys[BEHIND] = key(&self.last[LONG - SHORT..]);
-        keys[SAME_FIRST] = first.map_or(NO_KEY, |first| mix(first, place));
-        // What is carried is at hand; here stands what the first guess finds by the last step alone.
-        keys[CARRIED] = one;
-        if self.line.steps < GUESSED {
-            keys[SAME_BEFORE] = mix(mix(place, self.before.hash), 77);
-        }
-        for n in [BEHIND, SAME_FIRST, SAME_BEFORE] {
-            self.at[n] = self.find(keys[n]);
-        }
+    fn look(&mut self, behind: bool, place: u64, first: Option<u64>) {
+        let [long, short, one] = [LONG, SHORT, 1].map(|steps| key(&self.last[LONG - steps..]));
+        let same_first = first.map_or(NO_KEY, |first| mix(first, place));
+        let begins = self.line.steps < GUESSED;
+        let same_before = if begins { mix(mix(place, self.before.hash), 77) } else { NO_KEY };
+        self.at[BEHIND] = self.find(short);
+        self.at[SAME_FIRST] = self.find(same_first);
+        self.at[SAME_BEFORE] = self.find(same_before);
         self.at[CARRIED] = self.before.untold[..self.before.count].get(self.carried).copied();
         if self.run == 0 {
-            let found = self.find(keys[FOLLOWS]).or(self.at[BEHIND]);
+            let found = self.find(long).or(self.at[BEHIND]);
             let found = found.or_else(|| if self.surprised { self.find(one) } else { None });
             if found.is_some() || self.at[FOLLOWS].is_none() {
                 self.at[FOLLOWS] = found;
                 self.misses = 0;
             }
         }
-        keys
+        // In the order of the guesses; for the one that is carried stands what the first guess finds by the last step alone.
+        self.keys[usize::from(behind)] = [long, short, same_first, one, same_before];
     }
 
     /// The guesses at a place, of each step what `of` says.
     #[inline(always)]
-    fn guesses(&mut self, place: u64, of: impl Fn(&Entry) -> Option<u32>) -> Guesses {
-        let mut all = Guesses::NONE;
+    fn guesses(&mut self, place: u64, of: impl Fn(&Entry) -> Option<u32>) -> &Guesses {
+        self.guesses.clear();
         self.here = (place >> 40) as usize % TRUSTED;
         for (n, trust) in self.trust[self.here].into_iter().enumerate() {
             let Some(value) = self.at[n].and_then(|at| of(self.entry(at))) else { continue };
@@ -201,51 +204,53 @@ impl Steps {
             if value == NONE || trust == 0 {
                 continue;
             }
-            if let Some(same) = all.0[..n].iter_mut().find(|g| g.value == value) {
+            if let Some(same) = self.guesses.add(Guess::new(value, n, self.run, trust)) {
                 same.level += u16::from(same.level & 3 < 3);
-                continue;
             }
-            all.0[n] = Guess::new(value, n, self.run, trust);
         }
-        all
+        &self.guesses
     }
 
-    /// Learns whether each guess was right, as `is` says; whether one was.
+    /// Which of the guesses are right, as `is` says.
     #[inline(always)]
-    fn learn(&mut self, is: impl Fn(&Entry) -> bool) -> bool {
-        let mut any = false;
-        for n in 0..GUESSES {
-            let Some(at) = self.at[n] else { continue };
-            let right = is(self.entry(at));
-            any |= right;
-            let trust = &mut self.trust[self.here][n];
-            *trust = *trust << 1 | u8::from(right);
-            if n == FOLLOWS && right {
-                self.run = self.run.saturating_add(1);
-                self.misses = self.misses.saturating_sub(1);
-            } else if n == FOLLOWS {
-                self.run = 0;
-                self.misses = self.misses.saturating_add(1);
+    fn right(&self, is: impl Fn(&Entry) -> bool) -> [bool; GUESSES] {
+        self.at.map(|at| at.is_some_and(|at| is(self.entry(at))))
+    }
+
+    /// Learns which of the guesses were `right`.
+    #[inline(always)]
+    fn learn(&mut self, right: [bool; GUESSES]) {
+        for (n, trust) in self.trust[self.here].iter_mut().enumerate() {
+            if self.at[n].is_some() {
+                *trust = *trust << 1 | u8::from(right[n]);
             }
         }
-        any
+        if right[FOLLOWS] {
+            self.run = self.run.saturating_add(1);
+            self.misses = self.misses.saturating_sub(1);
+        } else if self.at[FOLLOWS].is_some() {
+            self.run = 0;
+            self.misses = self.misses.saturating_add(1);
+        }
     }
 
     /// What is expected of a chain at a place.
     #[inline(never)]
-    pub(super) fn guess_chain(&mut self, place: u64) -> Guesses {
-        self.keys[0] = self.look(place, None);
+    pub(super) fn guess_chain(&mut self, place: u64) -> &Guesses {
+        self.look(false, place, None);
         self.guesses(place, |entry| Some(u32::from(entry.chain)).filter(|_| entry.chain != NO_CHAIN))
     }
 
     /// Takes a chain, which was guessed if the place `is_open`.
     #[inline(never)]
     pub(super) fn take_chain(&mut self, chain: u16, is_open: bool) {
+        let right = self.right(|entry| entry.chain == chain);
         if is_open {
-            self.surprised |= !self.learn(|entry| entry.chain == chain);
+            self.surprised |= right == [false; GUESSES];
+            self.learn(right);
         }
         if let Some(at) = self.at[FOLLOWS]
-            && self.entry(at).chain == chain
+            && right[FOLLOWS]
         {
             self.at[FOLLOWS] = Some(behind(at, u32::from(self.entry(at).words)));
         }
@@ -255,16 +260,15 @@ impl Steps {
         }
     }
 
-    /// What is expected of a word or a value at a place.
+    /// What is expected of a word or a value at a place; nothing is asked for if that is `certain` without.
     #[inline(never)]
-    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>) -> Guesses {
-        self.keys[1] = self.look(place, first);
+    pub(super) fn guess(&mut self, step: Step, place: u64, first: Option<u64>, certain: bool) -> &Guesses {
+        self.certain = certain;
+        if certain {
+            return &Guesses::NONE;
+        }
+        self.look(true, place, first);
         self.guesses(place, |entry| (entry.step == step).then_some(entry.value))
-    }
-
-    pub(super) const fn guess_nothing(&mut self) -> Guesses {
-        self.certain = true;
-        Guesses::NONE
     }
 
     /// The step that comes next.
@@ -277,8 +281,9 @@ impl Steps {
         let words = self.next.wrapping_sub(first) % KEPT as u32;
         if words == 0 {
             self.chain = chain;
-        } else if let Ok(words) = u8::try_from(words) {
-            let entry = &mut self.kept[first as usize % KEPT];
+        } else if let Ok(words) = u8::try_from(words)
+            && let Some(entry) = self.kept.get_mut(first as usize % KEPT)
+        {
             (entry.chain, entry.words) = (chain, words);
         }
     }
@@ -291,13 +296,12 @@ impl Steps {
     /// Takes a step; `surprising` if nothing told it.
     #[inline(never)]
     pub(super) fn take(&mut self, step: Step, value: u32, surprising: bool) {
-        let is = |entry: &Entry| entry.step == step && entry.value == value && value != NONE;
-        let follows = self.at[FOLLOWS].is_some_and(|at| is(self.entry(at)));
-        let carried = self.at[CARRIED].is_some_and(|at| is(self.entry(at)));
+        let right = self.right(|entry| entry.step == step && entry.value == value && value != NONE);
+        let (follows, carried) = (right[FOLLOWS], right[CARRIED]);
         let certain = std::mem::take(&mut self.certain);
         if !certain {
             if step != Step::Other {
-                self.learn(is);
+                self.learn(right);
             }
             if !follows {
                 self.run = 0;
@@ -343,10 +347,17 @@ impl Steps {
     }
 
     fn put(&mut self, step: Step, value: u32, certain: bool) {
-        self.kept[self.next as usize % KEPT] = Entry { value, chain: self.chain, step, words: 0 };
+        let entry = Entry { value, chain: self.chain, step, words: 0 };
+        match self.kept.get_mut(self.next as usize % KEPT) {
+            Some(kept) => *kept = entry,
+            None => self.kept.push(entry),
+        }
         if !certain {
-            for key in self.keys.into_iter().flatten().filter(|key| *key != NO_KEY) {
-                self.places[(key >> 40) as usize % PLACES] = key as u32 >> KEPT_BITS << KEPT_BITS | self.next;
+            for key in self.keys.as_flattened() {
+                if *key != NO_KEY {
+                    self.places[(key >> 40) as usize % PLACES] =
+                        *key as u32 >> KEPT_BITS << KEPT_BITS | self.next;
+                }
             }
         }
         if self.line.steps < BEGINNING {

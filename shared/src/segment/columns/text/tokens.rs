@@ -86,6 +86,9 @@ impl Kind {
     }
 }
 
+/// Letters and digits that are looked at together.
+const LONGEST_RUN: usize = 4096;
+
 /// Splits text into tokens; `time` is the record's own, in ns, or 0.
 pub(super) struct Splitter<'a> {
     text: &'a [u8],
@@ -93,8 +96,33 @@ pub(super) struct Splitter<'a> {
     time: u64,
 }
 
-pub(super) const fn is_letter(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+/// What a byte is: a digit, an ASCII letter, another letter; a separator is none.
+const DIGIT: u8 = 1;
+const ASCII: u8 = 2;
+const OTHER: u8 = 4;
+
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        classes[byte] = match byte as u8 {
+            b'0'..=b'9' => DIGIT,
+            b'a'..=b'z' | b'A'..=b'Z' => ASCII,
+            b'_' | 0x80.. => OTHER,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+#[inline(always)]
+fn class(byte: u8) -> u8 {
+    CLASSES[usize::from(byte)]
+}
+
+pub(super) fn is_letter(byte: u8) -> bool {
+    class(byte) & (ASCII | OTHER) > 0
 }
 
 impl<'a> Splitter<'a> {
@@ -121,14 +149,9 @@ impl<'a> Splitter<'a> {
     #[inline(never)]
     fn word(&mut self, length: usize) -> Token {
         let rest = self.rest();
-        let mut end = length;
-        while end < rest.len().min(LONGEST_WORD)
-            && !rest[end].is_ascii_alphanumeric()
-            && !is_letter(rest[end])
-        {
-            end += 1;
-        }
-        self.take(NEW, end.min(LONGEST_WORD), 0)
+        let between = rest[length..].iter().take(LONGEST_WORD - length).take_while(|b| class(**b) == 0);
+        let end = length + between.count();
+        self.take(NEW, end, 0)
     }
 
     fn time(&mut self) -> Option<Token> {
@@ -215,14 +238,16 @@ impl<'a> Splitter<'a> {
             return token;
         }
         let (mut length, mut digits, mut turns) = (0, 0, 0);
-        while length < rest.len() && rest[length].is_ascii_alphanumeric() {
-            let is_digit = rest[length].is_ascii_digit();
-            digits += usize::from(is_digit);
-            turns += usize::from(length > 0 && is_digit != rest[length - 1].is_ascii_digit());
-            length += 1;
-            if length == 4096 {
+        let mut last = class(rest[0]);
+        for byte in rest.iter().take(LONGEST_RUN) {
+            let class = class(*byte);
+            if class & (DIGIT | ASCII) == 0 {
                 break;
             }
+            digits += usize::from(class & DIGIT);
+            turns += usize::from(class != last);
+            last = class;
+            length += 1;
         }
         if fresh
             && length == 8
@@ -255,13 +280,15 @@ impl<'a> Splitter<'a> {
             let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
             return self.digits(digits);
         }
-        self.letters()
+        self.letters(if digits == 0 { length } else { 0 })
     }
 
-    fn letters(&mut self) -> Token {
-        let rest = self.rest();
-        let letters = rest.iter().take(LONGEST_WORD).take_while(|b| is_letter(**b)).count();
-        self.word(letters)
+    /// A word whose first `known` bytes are letters.
+    fn letters(&mut self, known: usize) -> Token {
+        let known = known.min(LONGEST_WORD);
+        let rest = &self.rest()[known..];
+        let letters = rest.iter().take(LONGEST_WORD - known).take_while(|b| is_letter(**b)).count();
+        self.word(known + letters)
     }
 }
 
@@ -270,12 +297,10 @@ impl Iterator for Splitter<'_> {
 
     fn next(&mut self) -> Option<Token> {
         let first = *self.text.get(self.at)?;
-        Some(if first.is_ascii_alphanumeric() {
-            self.alphanumeric()
-        } else if is_letter(first) {
-            self.letters()
-        } else {
-            self.word(0)
+        Some(match class(first) {
+            DIGIT | ASCII => self.alphanumeric(),
+            OTHER => self.letters(0),
+            _ => self.word(0),
         })
     }
 }
