@@ -53,6 +53,11 @@ pub trait StoreFile: redb::StorageBackend {
 
     /// Whether the file still has a name. One that was deleted under a running process is lost when the process ends.
     fn is_linked(&self) -> bool;
+
+    /// Whether `path` leads to it: a file that was moved keeps a name, and another one may be where it was.
+    fn is_at(&self, _path: &Path) -> bool {
+        self.is_linked()
+    }
 }
 
 /// Where reads of a [`StoreFile`] come from.

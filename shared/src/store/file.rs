@@ -222,6 +222,11 @@ impl StoreFile for DiskFile {
     fn is_linked(&self) -> bool {
         self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
     }
+
+    fn is_at(&self, path: &Path) -> bool {
+        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        self.file.metadata().and_then(|open| Ok(same(open, std::fs::metadata(path)?))).unwrap_or(false)
+    }
 }
 
 impl StorageBackend for DiskFile {
@@ -314,7 +319,13 @@ mod tests {
         let file = Files::default().open(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o027, 0);
         assert_eq!(std::fs::metadata(&inner).unwrap().mode() & 0o027, 0);
-        assert!(file.is_linked());
+        assert!(file.is_linked() && file.is_at(&path));
+        let aside = path.with_file_name("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::copy(&aside, &path).unwrap();
+        assert!(file.is_linked() && file.is_at(&aside) && !file.is_at(&path), "another one is in its place");
+        std::fs::rename(&aside, &path).unwrap();
+        assert!(file.is_at(&path));
         Files::default().remove(&path).unwrap();
         assert!(!file.is_linked());
     }

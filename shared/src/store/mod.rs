@@ -345,6 +345,12 @@ impl<C: Contents> Database<C> {
         self.opened().is_ok_and(|(_, guard)| guard.meddled().is_none())
     }
 
+    /// Whether its path leads to no file, or to another one than the one that is open.
+    pub fn is_elsewhere(&self) -> bool {
+        let elsewhere = self.opened().is_ok_and(|(_, guard)| !guard.is_at(&self.path));
+        elsewhere || !self.env.store.exists(&self.path)
+    }
+
     /// [`Database::write`] of what changes nothing in memory.
     pub fn record<R, E: Failure>(
         &mut self,

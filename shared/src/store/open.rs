@@ -65,6 +65,11 @@ impl Guard {
         self.failed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether `path` leads to the file.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        self.file.is_at(path)
+    }
+
     /// What somebody else has done to the file, as far as its name, its length and its header show it.
     pub(super) fn meddled(&self) -> Option<&'static str> {
         if !self.file.is_linked() {

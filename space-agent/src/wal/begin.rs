@@ -701,7 +701,9 @@ impl Found {
             Some(state) => (state.life.epoch == self.life.epoch).then_some(state.next_group),
             None => read_refused(env, config).filter(|r| r.epoch == self.life.epoch).map(|r| r.from),
         };
-        from.filter(|from| *from != u64::MAX)
+        // An older note may be back, after a power cut or from a backup: what it is about was taken out long ago.
+        let is_done = |from: u64| self.next_group >= from.saturating_add(NUMBERS_SKIPPED);
+        from.filter(|from| *from != u64::MAX && !is_done(*from))
     }
 
     /// Takes groups out that were refused.

@@ -190,6 +190,7 @@ pub(super) fn replace(env: &Env, config: &WalConfig) {
 /// The file, open for appending.
 pub(super) struct Front {
     file: Box<dyn StoreFile>,
+    path: PathBuf,
     at: usize,
     frame: Vec<u8>,
 }
@@ -213,13 +214,14 @@ impl Front {
             make(env, &path).map_err(failed)?;
         }
         let at = next_page(read(env, config, epoch)?.end);
-        Ok(Self { file: env.store.open(&path).map_err(failed)?, at, frame: Vec::new() })
+        let file = env.store.open(&path).map_err(failed)?;
+        Ok(Self { file, path, at, frame: Vec::new() })
     }
 
     /// Adds groups; they are synced when this returns.
     fn append<'a>(&mut self, epoch: u64, groups: impl Iterator<Item = (u64, &'a [u8])>) -> io::Result<()> {
-        if !self.file.is_linked() || self.file.len()? < LENGTH as u64 {
-            return Err(io::Error::other("it was deleted or cut"));
+        if !self.file.is_at(&self.path) || self.file.len()? < LENGTH as u64 {
+            return Err(io::Error::other("it was deleted, moved or cut"));
         }
         for (number, group) in groups {
             let frame = &mut self.frame;

@@ -275,13 +275,23 @@ fn what_was_refused_stays_out_after_a_kill_while_no_sync_succeeds() {
         bench.disk.set_unsynced(false);
         let mut wal = bench.open();
         assert_eq!((deliverable(&mut wal), told(&mut wal)), (logs(16), (Counts::ZERO, false)));
-        // The note takes out nothing that is accepted later.
+        // The note takes out nothing that is accepted later, not even when it comes back.
         append(&mut wal, 20..22);
         bench.disk.kill();
         drop(wal);
         let mut wal = bench.open();
         assert_eq!(deliverable(&mut wal), logs(26));
-        assert_adds_up(&wal);
+        append(&mut wal, 22..24);
+        let epoch = wal.summary().life.epoch;
+        drop(wal);
+        for from in 4..8 {
+            let note = bench.file().with_file_name("refused.json");
+            let old = serde_json::json!({ "epoch": epoch, "from": from });
+            perigee_shared::store::mirror::write(&bench.disk.env(), &note, &old).unwrap();
+            let mut wal = bench.open();
+            assert_eq!((deliverable(&mut wal), told(&mut wal)), (logs(36), (Counts::ZERO, false)), "{from}");
+            assert_adds_up(&wal);
+        }
     }
 }
 

@@ -560,10 +560,11 @@ impl Wal {
         }
     }
 
-    /// The log's file when it is no longer in its place, and whether it was moved: a moved one is still written.
+    /// The log's file when it is no longer in its place, and whether it was moved: a moved one is still written, whatever is in its
+    /// place now.
     pub fn missing(&self) -> Option<(PathBuf, bool)> {
         let path = self.config().directory.join(<State as Contents>::FILE);
-        let is_gone = self.away.is_none() && !self.env().store.exists(&path);
+        let is_gone = self.away.is_none() && self.log.is_elsewhere();
         is_gone.then(|| (path, self.log.is_there()))
     }
 
