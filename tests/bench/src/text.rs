@@ -281,7 +281,7 @@ fn time_of(line: &str) -> Option<u64> {
     let is_time = |w: &[u8]| w[4] == b'-' && w[7] == b'-' && w[13] == b':' && w[16] == b':';
     let at = bytes.windows(19).position(is_time)?;
     let text = line.get(at..at + 19)?.replacen(['T'], " ", 1);
-    let millis = line.get(at + 19..at + 23).and_then(|f| f[1..].parse::<u64>().ok()).unwrap_or(0);
+    let millis = line.get(at + 19..at + 23).and_then(|f| f.get(1..)?.parse::<u64>().ok()).unwrap_or(0);
     let time = humantime::parse_rfc3339_weak(&text).ok()?;
     let nanos = time.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos();
     Some(u64::try_from(nanos).ok()? + millis * 1_000_000)
@@ -316,6 +316,7 @@ mod tests {
     fn a_line_and_a_span_are_read_as_they_were_written() {
         assert_eq!(time_of("x 1970-01-02T00:00:01.250Z y"), Some(86_401_250_000_000));
         assert_eq!(time_of("1970-01-01 00:00:02,007 é"), Some(2_007_000_000));
+        assert_eq!(time_of("1970-01-01 00:00:02é.007"), Some(2_000_000_000));
         assert_eq!(time_of("no time at all, but a long line"), None);
         let span = span("0102 03 - 5 7 GET /cart").unwrap();
         assert_eq!(

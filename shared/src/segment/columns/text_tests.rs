@@ -271,6 +271,26 @@ fn hostile_text_is_bounded() {
 
 /// More templates than chains are kept: what was learnt is forgotten on both sides alike.
 #[test]
+fn long_text_that_does_not_fit_costs_what_it_costs_in_codec_2() {
+    let mut rng = SmallRng::seed_from_u64(9);
+    let mut of = |piece: &[&str], length: usize| {
+        let pieces = std::iter::repeat_with(|| piece[rng.random_range(0..piece.len())]);
+        let mut line: String = pieces.take(length).collect();
+        line.truncate(length);
+        line
+    };
+    for (pieces, length) in
+        [(&["a1 ", "b2 ", "1 ", "2 "][..], 4_000), (&["\\", "\"", "1", " "], 60_000), (&["A"], 60_000)]
+    {
+        let request = logs((0..40).map(|_| of(pieces, length)));
+        let sizes =
+            [LAYOUT, LAYOUT_TEXT].map(|layout| encode(layout, None, std::slice::from_ref(&request)).0.len());
+        assert!(sizes[1] * 100 <= sizes[0] * 106, "{pieces:?}: {sizes:?}");
+        assert!(length < 10_000 || sizes[1] * 100 <= sizes[0] * 101, "{pieces:?}: {sizes:?}");
+    }
+}
+
+#[test]
 fn templates_without_end_come_back() {
     let mut rng = SmallRng::seed_from_u64(11);
     let words: Vec<String> = (0..60).map(|n| format!("word{}", "abcdefghij".repeat(n % 3 + 1))).collect();

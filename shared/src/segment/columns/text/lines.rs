@@ -6,7 +6,7 @@ use super::history::{Guesses, Step};
 use super::predict::mix;
 use super::tails::Fork;
 use super::tokens::{END, LONGEST_WORD, NEW, Splitter, Token, WORDS, is_letter};
-use super::{Known, LONGEST, Line};
+use super::{Known, LONGEST, LONGEST_TRIED, Line};
 use crate::segment::CodecError;
 
 /// How far the encoder is in a text, which it splits as it goes; the decoder has none.
@@ -25,7 +25,7 @@ impl<'a> Ahead<'a> {
     }
 
     pub(super) const fn is_short(&self) -> bool {
-        self.text.len() <= LONGEST
+        self.text.len() <= LONGEST_TRIED
     }
 
     fn rest(&self) -> &'a [u8] {

@@ -43,8 +43,14 @@ use super::LAYOUT;
 use super::entropy::{Coder, Part};
 use crate::segment::CodecError;
 
-/// Longer texts are not taken apart.
+/// Longer texts are not taken apart by any encoder.
 const LONGEST: usize = 1 << 16;
+
+/// Nor by this one: what is as long is no line of a log, and zstd finds what recurs in it.
+const LONGEST_TRIED: usize = 1 << 14;
+
+/// A text that does not fit counts once for so many bytes.
+const COUNTED: usize = 1 << 9;
 
 /// Stands in a skeleton for a word where many have been.
 const MARK: u64 = 1 << 33;
@@ -265,7 +271,7 @@ impl Known {
         }
         let fit = &mut self.fits[column];
         fit.count = fit.count.wrapping_add(1);
-        if text.len() > LONGEST || (fit.credit == 0 && !fit.count.is_multiple_of(TRY)) {
+        if text.len() > LONGEST_TRIED || (fit.credit == 0 && !fit.count.is_multiple_of(TRY)) {
             return false;
         }
         tokens.clear();
@@ -278,7 +284,8 @@ impl Known {
             }
         }
         let unfit = unknown as usize * 2 > text.len() || is_dense(tokens.len(), text.len());
-        fit.credit = if unfit { fit.credit.saturating_sub(1) } else { (fit.credit + 4).min(CREDIT) };
+        let spent = u8::try_from(1 + text.len() / COUNTED).unwrap_or(CREDIT);
+        fit.credit = if unfit { fit.credit.saturating_sub(spent) } else { (fit.credit + 4).min(CREDIT) };
         fit.credit > 0 || !unfit
     }
 }

@@ -86,8 +86,8 @@ impl Kind {
     }
 }
 
-/// Letters and digits that are looked at together.
-const LONGEST_RUN: usize = 4096;
+/// Letters and digits that are looked at together: no more than the longest token, since of a long run each is looked at so.
+const LONGEST_RUN: usize = LONGEST_WORD;
 
 /// Splits text into tokens; `time` is the record's own, in ns, or 0.
 pub(super) struct Splitter<'a> {
