@@ -14,6 +14,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use proptest::prelude::*;
 
 use super::file::Spool;
+use super::upkeep::Bounds;
 use super::*;
 
 pub(super) const EPOCH: u64 = 7;
@@ -217,6 +218,21 @@ fn partial_segments_are_given_up_when_they_alone_fill_the_spool() {
     let held = hello(&mut spool, 2..6, Vec::new()).lanes.remove(0).partials;
     assert_eq!(held.iter().map(|p| p.sequence).collect::<Vec<_>>(), [4]);
     assert!(!intake::relieve(&mut spool, limit).unwrap(), "there is room");
+}
+
+#[test]
+fn partial_segments_that_keep_a_spool_full_are_given_up_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    for sequence in 1..4 {
+        let (header, payload) = segment(sequence, spans(1), 0);
+        apply(&mut spool, &[incoming(&header, &payload, &[0..65])]);
+    }
+    assert_eq!(usage(&spool), 195);
+    let bounds = Bounds { max_bytes: 200, reserve: 0, satellites: Vec::new() };
+    assert!(!bounds.measure(&mut spool, false).relieved, "links may fill it");
+    let level = bounds.measure(&mut spool, true);
+    assert!(level.relieved && level.used < bounds.full_at(true), "links read on: {}", level.used);
 }
 
 #[test]

@@ -103,9 +103,16 @@ impl Bounds {
         self.max_bytes - self.reserve
     }
 
-    /// A disk that fails is noticed by who needs it.
-    fn measure(&self, spool: &mut Spool) -> Level {
-        let relieved = intake::relieve(spool, self.limit()).unwrap_or(false);
+    /// From how many bytes on the spool is full: once it `is`, it stays so until a little has gone, so that it does not flutter.
+    pub(super) fn full_at(&self, is: bool) -> u64 {
+        let limit = self.limit();
+        if is { limit - limit / 16 } else { limit }
+    }
+
+    /// How full it is; partial segments are given up where they alone make a spool full, or keep one so that `is`. A disk that fails is
+    /// noticed by who needs it.
+    pub(super) fn measure(&self, spool: &mut Spool, is: bool) -> Level {
+        let relieved = intake::relieve(spool, self.full_at(is)).unwrap_or(false);
         let names = if self.satellites.is_empty() { None } else { spool.read(|v| names(v.tables)).ok() };
         let usage = &spool.contents().usage;
         let used = |id: &String| {
@@ -148,7 +155,8 @@ impl Keeper {
         let mut wait = Duration::from_millis(250);
         loop {
             let (attempt, bounds) = (Arc::clone(&work), Arc::clone(&self.bounds));
-            let result = self.ask(move |spool| Ok((attempt(spool)?, bounds.measure(spool)))).await;
+            let is_full = self.status.borrow().full;
+            let result = self.ask(move |spool| Ok((attempt(spool)?, bounds.measure(spool, is_full)))).await;
             match result {
                 Err(error) if error.is_retryable() => {
                     self.say_failing(&error);
@@ -210,14 +218,12 @@ impl Keeper {
     }
 
     pub(super) fn note(&self, level: Level) {
-        let limit = self.bounds.limit();
         self.status.send_if_modified(|status| {
             let before = status.clone();
             status.used = level.used;
             status.relieved += u64::from(level.relieved) + level.replaced.saturating_sub(status.replaced);
             status.replaced = level.replaced;
-            // Once full it stays so until a little has gone, so that it does not flutter.
-            status.full = level.used >= if before.full { limit - limit / 16 } else { limit };
+            status.full = level.used >= self.bounds.full_at(before.full);
             status.full_satellites = level.full_satellites;
             if status.full && !before.full {
                 say_full(&self.said, "the spool", level.used, self.bounds.max_bytes);

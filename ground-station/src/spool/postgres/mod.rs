@@ -72,7 +72,7 @@ use self::watch::{Life, Watch};
 use super::alarms::Unread;
 use super::contents::{Contents, Settings};
 use super::error::SpoolError;
-use super::upkeep::{Group, Status};
+use super::upkeep::{Bounds, Group, Status};
 
 /// Hand-overs that may wait.
 const QUEUE: usize = 64;
@@ -128,19 +128,6 @@ struct Inner {
     shown: Mutex<Last>,
     /// When the log had a line about a spool that is full.
     said: Mutex<Repeats>,
-}
-
-/// How much the spool may hold.
-struct Bounds {
-    max_bytes: u64,
-    /// Kept free for what links hold in memory when it gets full.
-    reserve: u64,
-}
-
-impl Bounds {
-    const fn limit(&self) -> u64 {
-        self.max_bytes - self.reserve
-    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -215,7 +202,9 @@ impl Fleet {
         pool.has_joined(ledger);
         // Who only asks takes nothing in.
         let aside = if patient { Some(Aside::open(env, &settings)?) } else { None };
-        let bounds = Bounds { max_bytes: settings.max_bytes, reserve: reserve.min(settings.max_bytes / 4) };
+        let reserve = reserve.min(settings.max_bytes / 4);
+        let (max_bytes, satellites) = (settings.max_bytes, settings.satellites.clone());
+        let bounds = Bounds { max_bytes, reserve, satellites };
         let (groups, queue) = mpsc::channel(QUEUE);
         let inner = Inner {
             env: env.clone(),

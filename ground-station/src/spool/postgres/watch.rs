@@ -228,8 +228,9 @@ impl Watch<'_> {
         if self.0.outlet().hear_of_exporters().await? {
             self.0.outlet().settle_all().await?;
         }
-        let limit = self.0.inner.bounds.limit();
-        if used >= limit { self.relieve().await } else { Ok(()) }
+        let is_full = self.0.inner.status.borrow().full;
+        let full_at = self.0.inner.bounds.full_at(is_full);
+        if used >= full_at { self.relieve(full_at).await } else { Ok(()) }
     }
 
     /// Takes note of what a transaction has done.
@@ -274,14 +275,13 @@ impl Watch<'_> {
     }
 
     fn note_used(self, change: impl FnOnce(&mut Status)) {
-        let (limit, max) = (self.0.inner.bounds.limit(), self.0.inner.bounds.max_bytes);
+        let bounds = &self.0.inner.bounds;
         self.0.inner.status.send_if_modified(|status| {
             let before = status.clone();
             change(status);
-            // Once full it stays so until a little has gone, so that it does not flutter.
-            status.full = status.used >= if before.full { limit - limit / 16 } else { limit };
+            status.full = status.used >= bounds.full_at(before.full);
             if status.full && !before.full {
-                say_full(&self.0.inner.said, "the shared spool", status.used, max);
+                say_full(&self.0.inner.said, "the shared spool", status.used, bounds.max_bytes);
             }
             *status != before
         });
@@ -289,8 +289,7 @@ impl Watch<'_> {
 
     /// Gives up partial segments when they fill the spool and there is nothing to export: nothing else would make room. Those of
     /// which least is held go, until half of the room is free; their bytes are sent again.
-    async fn relieve(self) -> Result<(), SpoolError> {
-        let limit = self.0.inner.bounds.limit();
+    async fn relieve(self, limit: u64) -> Result<(), SpoolError> {
         let least =
             move || Query { of: Of::Partial, text: ALONE, lists: vec![List::Numbers(vec![limit as i64])] };
         let mut partials = Vec::new();
