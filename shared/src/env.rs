@@ -55,9 +55,7 @@ pub trait StoreFile: redb::StorageBackend {
     fn is_linked(&self) -> bool;
 
     /// Whether `path` leads to it: a file that was moved keeps a name, and another one may be where it was.
-    fn is_at(&self, _path: &Path) -> bool {
-        self.is_linked()
-    }
+    fn is_at(&self, path: &Path) -> bool;
 }
 
 /// Where reads of a [`StoreFile`] come from.

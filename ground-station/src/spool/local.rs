@@ -67,11 +67,7 @@ impl Local {
     /// Opens the spool; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be called
     /// inside a tokio runtime.
     pub(super) fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
-        let bounds = Bounds {
-            max_bytes: settings.max_bytes,
-            reserve: reserve.min(settings.max_bytes / 4),
-            satellites: settings.satellites.clone(),
-        };
+        let bounds = Bounds::of(&settings, reserve);
         let known = Arc::new(settings.clone());
         let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds, known)?;
         let state = (store.keeper.clone(), queue);

@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::archive;
 use super::bases;
+use super::contents::Settings;
 use super::error::SpoolError;
 use super::file::Spool;
 use super::intake::{self, Applied, Incoming};
@@ -99,6 +100,12 @@ pub(super) fn say_full(said: &Mutex<Repeats>, which: &str, used: u64, max: u64) 
 }
 
 impl Bounds {
+    /// Those of these settings; `reserve` bytes are for links, as far as that leaves room.
+    pub(super) fn of(settings: &Settings, reserve: u64) -> Self {
+        let Settings { max_bytes, satellites, .. } = settings;
+        Self { max_bytes: *max_bytes, reserve: reserve.min(max_bytes / 4), satellites: satellites.clone() }
+    }
+
     pub(super) fn limit(&self) -> u64 {
         self.max_bytes - self.reserve
     }

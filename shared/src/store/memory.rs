@@ -40,6 +40,10 @@ impl StoreFile for MemoryFile {
     fn is_linked(&self) -> bool {
         true
     }
+
+    fn is_at(&self, _: &Path) -> bool {
+        true
+    }
 }
 
 impl StorageBackend for MemoryFile {

@@ -347,8 +347,10 @@ impl<C: Contents> Database<C> {
 
     /// Whether its path leads to no file, or to another one than the one that is open.
     pub fn is_elsewhere(&self) -> bool {
-        let elsewhere = self.opened().is_ok_and(|(_, guard)| !guard.is_at(&self.path));
-        elsewhere || !self.env.store.exists(&self.path)
+        match self.opened() {
+            Ok((_, guard)) => !guard.is_at(&self.path),
+            Err(_) => !self.env.store.exists(&self.path),
+        }
     }
 
     /// [`Database::write`] of what changes nothing in memory.

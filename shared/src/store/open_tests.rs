@@ -47,6 +47,10 @@ impl StoreFile for Noted {
     fn is_linked(&self) -> bool {
         self.file.is_linked()
     }
+
+    fn is_at(&self, path: &Path) -> bool {
+        self.file.is_at(path)
+    }
 }
 
 impl StorageBackend for Noted {

@@ -50,6 +50,10 @@ impl StoreFile for File {
     fn is_linked(&self) -> bool {
         lock(&self.disk.files).values().any(|image| Arc::ptr_eq(image, &self.image))
     }
+
+    fn is_at(&self, path: &Path) -> bool {
+        lock(&self.disk.files).get(path).is_some_and(|image| Arc::ptr_eq(image, &self.image))
+    }
 }
 
 impl StorageBackend for File {

@@ -202,9 +202,7 @@ impl Fleet {
         pool.has_joined(ledger);
         // Who only asks takes nothing in.
         let aside = if patient { Some(Aside::open(env, &settings)?) } else { None };
-        let reserve = reserve.min(settings.max_bytes / 4);
-        let (max_bytes, satellites) = (settings.max_bytes, settings.satellites.clone());
-        let bounds = Bounds { max_bytes, reserve, satellites };
+        let bounds = Bounds::of(&settings, reserve);
         let (groups, queue) = mpsc::channel(QUEUE);
         let inner = Inner {
             env: env.clone(),

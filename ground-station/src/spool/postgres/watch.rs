@@ -189,9 +189,9 @@ impl Watch<'_> {
 
     /// Looks how full it is and whether others have committed something.
     pub(super) async fn look_around(self) -> Result<(), SpoolError> {
-        let settings = self.0.settings();
+        let bounds = &self.0.inner.bounds;
         let (names, most): (Vec<String>, Vec<i64>) =
-            settings.satellites.iter().map(|(name, most)| (name.clone(), *most as i64)).unzip();
+            bounds.satellites.iter().map(|(name, most)| (name.clone(), *most as i64)).unzip();
         let (used, commits, full) = self
             .0
             .patiently(move |fleet| {
@@ -229,7 +229,7 @@ impl Watch<'_> {
             self.0.outlet().settle_all().await?;
         }
         let is_full = self.0.inner.status.borrow().full;
-        let full_at = self.0.inner.bounds.full_at(is_full);
+        let full_at = bounds.full_at(is_full);
         if used >= full_at { self.relieve(full_at).await } else { Ok(()) }
     }
 
@@ -259,8 +259,7 @@ impl Watch<'_> {
 
     /// Takes note of what a transaction of this station has changed, until the next look around.
     fn note_level(self, changes: &Changes) {
-        let settings = self.0.settings();
-        let bounds = &settings.satellites;
+        let bounds = &self.0.inner.bounds.satellites;
         self.note_used(|status| {
             status.used = status.used.saturating_add_signed(changes.grown);
             for satellite in &changes.satellites {

@@ -263,9 +263,9 @@ impl Built {
             let room = self.limit.saturating_sub(at.spent + fresh);
             let start = out.len();
             while let Some(items) = all.get(at.items) {
-                let (start, length) = (items.start as usize, (items.end - items.start) as usize);
+                let (first, length) = (items.start as usize, (items.end - items.start) as usize);
                 while at.done < length && (out.is_empty() || heads + out.len() < piece) {
-                    at.done += render(state, (&self.rows, start + at.done), &mut at.scratch, room, &mut out)?;
+                    at.done += render(state, (&self.rows, first + at.done), &mut at.scratch, room, &mut out)?;
                 }
                 if at.done < length {
                     break;

@@ -244,13 +244,13 @@ impl Steps {
     /// Takes a chain, which was guessed if the place `is_open`.
     #[inline(never)]
     pub(super) fn take_chain(&mut self, chain: u16, is_open: bool) {
-        let right = self.right(|entry| entry.chain == chain);
         if is_open {
+            let right = self.right(|entry| entry.chain == chain);
             self.surprised |= right == [false; GUESSES];
             self.learn(right);
         }
         if let Some(at) = self.at[FOLLOWS]
-            && right[FOLLOWS]
+            && self.entry(at).chain == chain
         {
             self.at[FOLLOWS] = Some(behind(at, u32::from(self.entry(at).words)));
         }
