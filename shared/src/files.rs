@@ -7,6 +7,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::units::ByteSize;
@@ -20,8 +21,15 @@ pub const CERTIFICATES: u64 = 4 << 20;
 /// The largest file of passwords or tokens.
 pub const SECRETS: u64 = 1 << 20;
 
+/// Whether the medium or its file system has failed, and neither a name nor a right is wrong.
+pub fn is_of_the_disk(error: &io::Error) -> bool {
+    // What a wrong checksum in the file system's own data is called is one of the latter two.
+    let failures = [Errno::EIO, Errno::EUCLEAN, Errno::EBADMSG];
+    error.raw_os_error().is_some_and(|code| failures.contains(&Errno::from_raw(code)))
+}
+
 /// Opens the file at `path` to be read; what is no file is an error that says what it is.
-fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     // Opening a device may do something, so it is looked at first; between both it may become another.
     is_file(std::fs::metadata(path)?.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;

@@ -88,6 +88,11 @@ pub enum AgentError {
 }
 
 impl AgentError {
+    /// Whether the disk under the log has failed.
+    pub const fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Wal { source: WalError::Store(error), .. } if error.is_of_the_disk())
+    }
+
     /// Whether the configuration, or a file that it names, is wrong: `validate` says the same.
     pub const fn is_configuration(&self) -> bool {
         matches!(

@@ -15,6 +15,7 @@ use perigee_shared::env::{Env, Owner, Placement};
 use perigee_shared::segment::Codec;
 use perigee_shared::serve::termination;
 use perigee_shared::service::{Manager, Told};
+use perigee_shared::store::GIVEN_UP;
 use perigee_shared::supervise;
 use perigee_shared::telemetry::Logs;
 use perigee_shared::units::{ByteSize, parse_duration};
@@ -200,7 +201,7 @@ fn parse_codec(name: &str) -> Result<Codec, String> {
 pub enum Failure {
     /// The configuration is wrong: exit code 64.
     Config(String),
-    /// The log is lost while the agent runs: exit code 74, as EX_IOERR.
+    /// The disk has failed for good: exit code 74.
     Store(String),
     /// A task of the agent panicked too often: exit code 70, as EX_SOFTWARE.
     Task(String),
@@ -213,7 +214,7 @@ impl Failure {
     pub fn parts(self) -> (u8, String) {
         match self {
             Self::Config(message) => (64, message),
-            Self::Store(message) => (74, message),
+            Self::Store(message) => (GIVEN_UP, message),
             Self::Task(message) => (supervise::EXIT_CODE, message),
             Self::Other(message) => (1, message),
         }
@@ -226,8 +227,15 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
+fn wrong(error: ConfigError) -> Failure {
+    match error.is_of_the_disk() {
+        true => Failure::Store(error.to_string()),
+        false => Failure::Config(error.to_string()),
+    }
+}
+
 fn load(path: &Path) -> Result<Config, Failure> {
-    Config::load(path).map_err(|e| Failure::Config(e.to_string()))
+    Config::load(path).map_err(wrong)
 }
 
 /// Reads the configuration again at each SIGHUP.
@@ -247,8 +255,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
             let (shutdown, termination) = (CancellationToken::new(), termination()?);
-            let config =
-                Config::open(&arg.config, &env, Extent::Start).map_err(|e| Failure::Config(e.to_string()))?;
+            let config = Config::open(&arg.config, &env, Extent::Start).map_err(wrong)?;
             let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry, &env.alarms);
             supervise::log_panics();
             config.warnings.iter().for_each(|warning| warning.warn(&arg.config));
@@ -257,6 +264,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             let (agent, receivers) =
                 Box::pin(Agent::build(config, env, logs.own.clone())).await.map_err(|e| match e {
                     e if e.is_configuration() => Failure::Config(e.to_string()),
+                    e if e.is_of_the_disk() => Failure::Store(e.to_string()),
                     other => Failure::Other(other.to_string()),
                 })?;
             if let Some(directory) = found {
@@ -351,7 +359,7 @@ async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
                 return Err(Failure::Config(format!("{shown} cannot be used; the JSON says why")));
             }
             print(&warnings.iter().map(|w| w.as_warning(&shown)).collect::<String>())?;
-            return Err(Failure::Config(error.to_string()));
+            return Err(wrong(error));
         }
     };
     let abandoned = abandoned(&config).await;
@@ -366,7 +374,6 @@ async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
 
 /// A Collector's configuration in Perigee's own form. Variables stay variables.
 fn from_collector(path: &Path) -> Result<String, Failure> {
-    let wrong = |e: ConfigError| Failure::Config(e.to_string());
     let shown = path.display().to_string();
     let text = ConfigFile::text(path).map_err(wrong)?;
     let mut file = ConfigFile::plain(&text, &shown).map_err(wrong)?;

@@ -18,7 +18,7 @@ use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
 use perigee_shared::serve::termination;
 use perigee_shared::service::{Manager, Told};
-use perigee_shared::store::StoreError;
+use perigee_shared::store::GIVEN_UP;
 use perigee_shared::supervise;
 use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
@@ -30,9 +30,6 @@ use crate::spool::SpoolError;
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 64;
-
-/// The exit code when the disk under the spool cannot be used: `EX_IOERR` of sysexits.h.
-const DISK: u8 = 74;
 
 /// Takes segments from satellites over QUIC, commits them and re-exports OTLP.
 #[derive(Debug, Parser)]
@@ -100,20 +97,22 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ground-station: {}", said(&error));
-            let wrong =
-                error.is::<ConfigError>() || error.downcast_ref().is_some_and(StartError::is_configuration);
+            let unread = error.downcast_ref().is_some_and(ConfigError::is_of_the_disk);
+            let wrong = !unread && error.is::<ConfigError>()
+                || error.downcast_ref().is_some_and(StartError::is_configuration);
             let failed = |e: &StartError| match e {
-                // A disk that is full has not failed.
-                StartError::Spool(SpoolError::Store(StoreError::Full)) => false,
+                StartError::Spool(SpoolError::Store(store)) => store.is_of_the_disk(),
                 StartError::Spool(spool) => spool.is_retryable(),
                 _ => false,
             };
             let ended = error.downcast_ref();
-            let disk = matches!(ended, Some(Ended::SpoolGone(_))) || error.downcast_ref().is_some_and(failed);
+            let disk = unread
+                || matches!(ended, Some(Ended::SpoolGone(_)))
+                || error.downcast_ref().is_some_and(failed);
             ExitCode::from(if wrong {
                 WRONG_CONFIGURATION
             } else if disk {
-                DISK
+                GIVEN_UP
             } else if matches!(ended, Some(Ended::Task(_))) {
                 supervise::EXIT_CODE
             } else {

@@ -24,7 +24,7 @@ impl Config {
     fn outside(&self, env: &Env, parts: &[Part]) -> Outside {
         let mut found = Outside::default();
         let storage = &self.storage;
-        let then = "Until then a start ends with 1";
+        let then = "Until then a start fails";
         check_store("storage.directory", &storage.directory, then, &mut found);
         if storage.fleet().is_none() {
             found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));

@@ -259,9 +259,9 @@ async fn health(State(console): State<Console>) -> Response {
     (code, Json(answer)).into_response()
 }
 
-/// 200 while the spool can be written and every task runs, otherwise 503 with the reason.
+/// 200 while the spool can be written where it belongs and every task runs, otherwise 503 with the reason.
 fn health_of(status: &Status, trouble: Option<String>) -> (StatusCode, String) {
-    match status.gone.clone().or(status.failing.clone()).or(trouble) {
+    match status.gone.clone().or(status.failing.clone()).or(status.moved.clone()).or(trouble) {
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
         None if status.full => (StatusCode::OK, "the spool is full".to_owned()),
         None => (StatusCode::OK, "ok".to_owned()),
@@ -334,6 +334,8 @@ mod tests {
         assert_eq!(health_of(&status, Some("exporter otlp".to_owned())).0, StatusCode::SERVICE_UNAVAILABLE);
         status.full = true;
         assert_eq!(health_of(&status, None), (StatusCode::OK, "the spool is full".to_owned()));
+        status.moved = Some("it was moved".to_owned());
+        assert_eq!(health_of(&status, None).0, StatusCode::SERVICE_UNAVAILABLE);
         status.failing = Some("the disk is full".to_owned());
         assert_eq!(
             health_of(&status, None),

@@ -339,6 +339,20 @@ async fn a_file_that_something_else_cuts_or_overwrites_is_not_called_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_that_was_moved_is_said_to_be_until_it_is_back() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    let (mut status, driver) = (store.status(), disk.env().store);
+    let [place, aside] = ["/virtual/spool.redb", "/virtual/aside"].map(Path::new);
+    driver.rename(place, aside).unwrap();
+    disk.put(place, disk.content(aside).unwrap());
+    assert_eq!(commit(&store, incoming(1)).await, [Applied::New], "it is still written");
+    status.wait_for(|status| status.moved.as_deref() == Some("/virtual/spool.redb was moved")).await.unwrap();
+    driver.rename(aside, place).unwrap();
+    status.wait_for(|status| status.moved.is_none()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_is_deleted_under_the_process_is_replaced_and_in_the_end_given_up() {
     let disk = Disk::new();
     let store = Store::open(&disk.env(), settings(), 0).unwrap();

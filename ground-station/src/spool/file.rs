@@ -139,6 +139,11 @@ impl Spool {
         self.db.failing().filter(|_| self.db.is_given_up())
     }
 
+    /// How its file was taken from its place, if it was.
+    pub(super) fn taken_away(&self) -> Option<String> {
+        self.db.taken_away()
+    }
+
     /// Where the last damaged file was put, and why.
     pub(super) const fn quarantined(&self) -> Option<&Quarantine> {
         self.quarantined.as_ref()

@@ -43,6 +43,8 @@ pub struct Status {
     pub failing: Option<String>,
     /// Why the spool will never work again in this process, if so.
     pub gone: Option<String>,
+    /// How its file was taken from its place, while it is not there: what is committed goes there all the same.
+    pub moved: Option<String>,
     /// How often partial segments were given up: links begin again, since what they were told is held is gone.
     pub relieved: u64,
     /// How often a damaged file was replaced since the start.
@@ -224,6 +226,24 @@ impl Keeper {
         });
     }
 
+    fn note_moved(&self, moved: Option<String>) {
+        let has_changed = self.status.send_if_modified(|status| {
+            let has_changed = status.moved != moved;
+            status.moved.clone_from(&moved);
+            has_changed
+        });
+        match moved {
+            Some(how) if has_changed => {
+                tracing::error!(
+                    how,
+                    "the spool's file is not in its place: stop the station, move it back, start it"
+                );
+            }
+            None if has_changed => tracing::info!("the spool's file is in its place again"),
+            _ => {}
+        }
+    }
+
     pub(super) fn note(&self, level: Level) {
         self.status.send_if_modified(|status| {
             let before = status.clone();
@@ -257,11 +277,13 @@ impl Keeper {
                         spool.mirror(false);
                         match spool.given_up() {
                             Some(why) => Err(StoreError::GivenUp(why.to_owned()).into()),
-                            None => archive::trim(spool, limit),
+                            None => archive::trim(spool, limit).map(|_| spool.taken_away()),
                         }
                     };
                     // That it is gone is in the status.
-                    drop(self.ask(tick).await);
+                    if let Ok(moved) = self.ask(tick).await {
+                        self.note_moved(moved);
+                    }
                     continue;
                 }
             };

@@ -70,6 +70,11 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Whether the file could not be read since its disk has failed.
+    pub fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if files::is_of_the_disk(source))
+    }
+
     /// The same as a list, for programs.
     pub fn problems(&self) -> Vec<Problem> {
         match self {
@@ -188,16 +193,28 @@ fn try_to_make_one(at: &Path) -> io::Result<()> {
     }
 }
 
+/// Why a directory cannot be used, and whether its disk has failed.
+struct Unusable {
+    message: String,
+    has_failed: bool,
+}
+
 /// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
-#[inline(never)]
-pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
+fn look_at_directory(path: &Path) -> Result<(), Unusable> {
     use io::ErrorKind::{NotADirectory, NotFound};
     for at in path.ancestors() {
         let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
         let shown = at.display();
-        let wrong = |message: String| Err(Invalid::new(key, message));
+        let unusable = |error: &io::Error, message: String| {
+            let has_failed = files::is_of_the_disk(error);
+            let message = if has_failed { format!("{shown}: {error}") } else { message };
+            Err(Unusable { message, has_failed })
+        };
         match std::fs::metadata(at) {
-            Ok(meta) if !meta.is_dir() => return wrong(format!("{shown} is a file; name a directory")),
+            Ok(meta) if !meta.is_dir() => {
+                let message = format!("{shown} is a file; name a directory");
+                return Err(Unusable { message, has_failed: false });
+            }
             Ok(_) => {
                 let is_there = at == path;
                 let allowed = access(at, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
@@ -206,30 +223,37 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
                     return Ok(());
                 };
                 let made = if is_there { String::new() } else { format!("cannot make {}: ", path.display()) };
-                return wrong(format!(
+                let message = format!(
                     "{made}cannot write in {shown}: {error}; let this process's user write there, or name another directory"
-                ));
+                );
+                return unusable(&error, message);
             }
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
             Err(error) => {
-                return wrong(format!("{shown}: {error}; let this process's user read and write there"));
+                let message = format!("{shown}: {error}; let this process's user read and write there");
+                return unusable(&error, message);
             }
         }
     }
     Ok(())
 }
 
-/// Checks the directory of a store. One that is there, on a file system that takes no writes from anybody, is no mistake: a file system
-/// that has failed is mounted so. `then` says what happens.
+/// The same, as a mistake in the configuration.
+#[inline(never)]
+pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
+    look_at_directory(path).map_err(|unusable| Invalid::new(key, unusable.message))
+}
+
+/// Checks the directory of a store. That its disk has failed is no mistake, nor is one that is there, on a file system that takes no
+/// writes from anybody: a file system that has failed is mounted so. `then` says what happens.
 #[inline(never)]
 pub fn check_store(key: &str, path: &Path, then: &str, found: &mut Outside) {
+    let Err(Unusable { message, has_failed }) = look_at_directory(path) else { return };
     let is_read_only =
         || path.is_dir() && statvfs(path).is_ok_and(|v| v.flags().contains(FsFlags::ST_RDONLY));
-    match check_directory(key, path) {
-        Err(Invalid { key, message }) if is_read_only() => {
-            found.odd.push((key, format!("{message}. {then}")))
-        }
-        checked => found.wrong.extend(checked.err()),
+    match has_failed || is_read_only() {
+        true => found.odd.push((key.to_owned(), format!("{message}. {then}"))),
+        false => found.wrong.push(Invalid::new(key, message)),
     }
 }
 

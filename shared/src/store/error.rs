@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The exit code when the disk under a store cannot be used: `EX_IOERR` of sysexits.h.
+pub const GIVEN_UP: u8 = 74;
+
 /// Why a store did not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -52,9 +55,20 @@ impl StoreError {
         matches!(self, Self::Io(_) | Self::Full | Self::Damaged(_) | Self::Closed(_))
     }
 
+    /// Whether the disk, or what lies on it, has failed: a start that ends so ends with [`GIVEN_UP`].
+    pub const fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Damaged(_) | Self::Closed(_) | Self::GivenUp(_))
+    }
+
     /// Whether the file must be closed and opened again from the medium.
     pub(super) const fn is_failure(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Full | Self::Damaged(_))
+    }
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        redb::Error::Io(error).into()
     }
 }
 

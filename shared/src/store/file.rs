@@ -6,19 +6,20 @@
 //! the system does as far as it likes.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use prometheus_client::metrics::counter::Counter;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 use super::direct::{Ahead, Direct};
 use crate::env::{ReadFrom, StoreDriver, StoreFile};
+use crate::files;
 
 /// Files are for their owner and may be read by the group; so are directories.
 pub(crate) const FILE_MODE: u32 = 0o640;
@@ -99,7 +100,9 @@ impl StoreDriver for Files {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        std::fs::read(path)
+        let mut content = Vec::new();
+        files::open(path)?.read_to_end(&mut content)?;
+        Ok(content)
     }
 
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
@@ -125,7 +128,9 @@ impl StoreDriver for Files {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
+    // A pipe in its place is an error, and is not waited for.
+    let flags = OFlag::O_NONBLOCK.bits();
+    OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(flags).open(path)
 }
 
 /// Makes a rename, or a new file, survive a power cut.
@@ -287,6 +292,19 @@ mod tests {
         Files::default().remove(&path).unwrap();
         Files::default().remove(&path).unwrap();
         assert!(!Files::default().exists(&path));
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_small_file_is_an_error_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("small");
+        for name in ["small", "small.new"] {
+            nix::unistd::mkfifo(&dir.path().join(name), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        }
+        assert!(Files::default().read(&path).unwrap_err().to_string().contains("a pipe"));
+        assert!(Files::default().replace(&path, b"one").is_err());
+        assert!(Files::default().reserve(&path, 1).is_err());
+        Files::default().reserve(&path, 1).unwrap();
     }
 
     #[test]

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use redb::{ReadTransaction, ReadableDatabase, WriteTransaction};
 
 pub use ballast::Ballast;
-pub use error::StoreError;
+pub use error::{GIVEN_UP, StoreError};
 pub use file::Files;
 pub(crate) use file::{DIRECTORY_MODE, FILE_MODE, sync_parent};
 pub use memory::Memory;
@@ -199,9 +199,7 @@ pub struct Database<C: Contents> {
 impl<C: Contents> Database<C> {
     /// Opens the store in `directory`, or makes one. A file that is damaged is put aside; see [`Database::take_quarantine`].
     pub fn open(env: Env, directory: &Path, settings: C::Settings, ballast: u64) -> Result<Self, StoreError> {
-        env.store
-            .make_directory(directory)
-            .map_err(|e| StoreError::File { path: directory.to_owned(), why: e.to_string() })?;
+        env.store.make_directory(directory).map_err(|e| open::io_error(directory, &e))?;
         let path = directory.join(C::FILE);
         let ballast = Ballast::new(env.clone(), directory.join("ballast"), ballast);
         let open = || open::open::<C>(&env, &path, &settings, None, None);
@@ -351,6 +349,12 @@ impl<C: Contents> Database<C> {
             Ok((_, guard)) => !guard.is_at(&self.path),
             Err(_) => !self.env.store.exists(&self.path),
         }
+    }
+
+    /// That, in words. A file that was moved is still written, whatever is in its place now.
+    pub fn taken_away(&self) -> Option<String> {
+        let how = if self.is_there() { "moved" } else { "deleted" };
+        self.is_elsewhere().then(|| format!("{} was {how}", self.path.display()))
     }
 
     /// [`Database::write`] of what changes nothing in memory.

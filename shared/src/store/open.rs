@@ -1,6 +1,7 @@
 //! Opening a store's file from the medium, and replacing one that is damaged.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use super::leaves::Leaves;
 use super::rescue::{HEADER, is_header};
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
+use crate::files::is_of_the_disk;
 
 /// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
 const FALLS_BACK: f64 = 0.3;
@@ -236,8 +238,12 @@ pub(super) struct Opened<C> {
     pub(super) quarantine: Option<Quarantine>,
 }
 
-fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
-    StoreError::File { path: path.to_owned(), why: e.to_string() }
+pub(super) fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
+    match e.kind() {
+        ErrorKind::StorageFull => StoreError::Full,
+        _ if is_of_the_disk(e) => StoreError::Io(format!("{}: {e}", path.display())),
+        _ => StoreError::File { path: path.to_owned(), why: e.to_string() },
+    }
 }
 
 /// Opens the file at `path`, or makes one, or replaces one that is damaged. `before` is what was in memory when it failed;
@@ -319,9 +325,9 @@ fn attach<C: Contents>(
             return Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT });
         }
         C::settle(&db, env, settings, before, torn)?;
-        guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
+        guard.file.read_medium(false)?;
         let contents = C::load(&db.begin_read()?, Some(&*guard.file), settings)?;
-        guard.note().map_err(|e| StoreError::Io(e.to_string()))?;
+        guard.note()?;
         Ok((db, contents))
     });
     if result.is_err() {
@@ -398,7 +404,7 @@ pub(super) fn database(
     at_the_one_before: bool,
 ) -> Result<redb::Database, Unopened> {
     let from = guard.file.read_medium(true);
-    if from.map_err(|e| Unopened::Error(StoreError::Io(e.to_string())))? == ReadFrom::EmptiedCache {
+    if from.map_err(|e| Unopened::Error(e.into()))? == ReadFrom::EmptiedCache {
         tracing::warn!(
             path = %path.display(),
             "this file system does not support direct reads; the page cache is emptied instead, as far as the system allows"
@@ -450,10 +456,10 @@ fn make<C: Contents>(
         let db = database(path, &guard, C::PAGE_CACHE, true)?;
         C::create(&db, env, settings, before)?;
         // What was made is verified too, and read from the medium.
-        guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
+        guard.file.read_medium(true)?;
         let contents = C::load(&db.begin_read()?, None, settings)?;
-        guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
-        guard.note().map_err(|e| StoreError::Io(e.to_string()))?;
+        guard.file.read_medium(false)?;
+        guard.note()?;
         Ok((db, contents))
     });
     if result.is_err() {
@@ -477,7 +483,7 @@ fn replace<C: Contents>(
 ) -> Result<Opened<C>, StoreError> {
     let aside = name_aside(env, path)?;
     let file = env.store.open(path).map_err(|e| io_error(path, &e))?;
-    file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
+    file.read_medium(true)?;
     let opened = make::<C>(env, path, settings, Before::Damaged { file: &*file, why: &why }, Some(&aside))?;
     tracing::error!(
         event.name = "perigee.store.quarantined",

@@ -37,7 +37,7 @@ impl Config {
         let storage = &self.storage;
         let then = match storage.volatile {
             Volatile::Accept => "storage.volatile is accept: the log is in memory until then",
-            Volatile::Refuse => "Until then a start ends with 1",
+            Volatile::Refuse => "Until then a start fails",
         };
         check_store("storage.directory", &storage.directory, then, &mut found);
         found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));

@@ -423,10 +423,15 @@ pub(super) fn settle(
     let refused = found.refused_from(env, config, before);
     drop(front.groups.split_off(&refused.unwrap_or(u64::MAX)));
     front.torn.retain(|number| *number < refused.unwrap_or(u64::MAX));
-    changed |= match restored {
-        Some(_) => found.insert(&txn, &front, tally.accepted)?.next > found.next_group,
-        None => found.take_in(&txn, &front, same_life, &mut tally, env.unix_nano())?,
-    };
+    let mut is_behind = false;
+    match restored {
+        Some(_) => changed |= found.insert(&txn, &front, tally.accepted)?.next > found.next_group,
+        None => {
+            let (has_changed, behind) =
+                found.take_in(&txn, &front, same_life, &mut tally, env.unix_nano())?;
+            (changed, is_behind) = (changed | has_changed, behind);
+        }
+    }
     for (group, identity) in salvaged.into_iter().filter(|(group, _)| *group >= found.first_new()) {
         salvaged::remember(&txn, group, [identity])?;
     }
@@ -441,6 +446,9 @@ pub(super) fn settle(
     if found.is_copy {
         txn.open_table(META)?.remove(META_COPY)?;
         changed = true;
+    }
+    if is_behind && age == Age::Current {
+        restored::begin_anew(&txn, env, &found, same_life, &found.next)?;
     }
     if changed {
         txn.commit()?;
@@ -470,7 +478,6 @@ fn pass_undone(
         event.name = "perigee.wal.taken_back",
         "the disk lost a commit that it had reported as safe; a new epoch begins"
     );
-    let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
     let mut next = found.next.clone();
     let state = State::load(&db.begin_read()?, None, config)?;
     let mut tally = state.tally.clone();
@@ -479,8 +486,7 @@ fn pass_undone(
         give_up_undone(&txn, mirror, &state, &mut tally, &mut next, env.unix_nano())?;
         tally.store(&txn)?;
     }
-    let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
-    begin_epoch(&txn, new_life(env, counter), closed)?;
+    restored::begin_anew(&txn, env, found, mirror, &next)?;
     Ok(txn.commit()?)
 }
 
@@ -644,7 +650,7 @@ impl Found {
     }
 
     /// Takes in what the front has, and reports what is missing: between its groups, and of what the mirror says was accepted.
-    /// Whether anything changed.
+    /// Whether anything changed, and whether the log was found to be an earlier state of itself.
     fn take_in(
         &self,
         txn: &WriteTransaction,
@@ -652,7 +658,7 @@ impl Found {
         mirror: Option<&Mirror>,
         tally: &mut Tally,
         now: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(bool, bool), StoreError> {
         let Inserted { first, mut next, accepted, lost } = self.insert(txn, front, tally.accepted)?;
         let said = mirror.map_or(Counts::ZERO, |m| m.tally().accepted);
         let behind = said.saturating_sub(accepted);
@@ -661,8 +667,9 @@ impl Found {
         let torn = front.torn.iter().copied().filter(|number| *number >= next).max();
         let unknown = !exact && (torn.is_some() || front.incomplete || behind.total() > 0 || self.is_copy);
         let lost = lost + behind;
+        let is_behind = behind.total() > 0 || self.is_copy && unknown;
         if lost.total() > 0 || unknown {
-            if behind.total() > 0 || self.is_copy {
+            if is_behind {
                 tracing::error!(
                     event.name = "perigee.wal.behind",
                     lost_items = lost.total(),
@@ -687,7 +694,7 @@ impl Found {
             set_numbers(txn, &[(META_NEXT_GROUP, next)])?;
             raise_format(txn, GROUPS_FORMAT)?;
         }
-        Ok(next > first || lost.total() > 0 || unknown || front.incomplete)
+        Ok((next > first || lost.total() > 0 || unknown || front.incomplete, is_behind))
     }
 
     /// The number of the first group that the tables do not have.

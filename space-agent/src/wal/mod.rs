@@ -575,10 +575,7 @@ impl Wal {
 
     /// The same, and a file that is no longer there: nothing was written since, so that nothing has failed yet.
     pub fn trouble(&self) -> Option<String> {
-        let gone = || {
-            let (path, is_moved) = self.missing()?;
-            Some(format!("{} was {}", path.display(), if is_moved { "moved" } else { "deleted" }))
-        };
+        let gone = || self.log.taken_away().filter(|_| self.away.is_none());
         self.failing().map(str::to_owned).or_else(gone)
     }
 

@@ -15,10 +15,11 @@ use super::begin::{self, Found, NUMBERS_SKIPPED};
 use super::custody::remove_segment;
 use super::epochs::{COMPARED, begin_epoch, new_life};
 use super::mirror::{Age, Mirror};
+use super::salvaged::Identity;
 use super::state::State;
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, bases, drops};
+use super::{SegmentRecord, WalConfig, bases, drops, salvaged};
 
 /// Whether a log, of the life that the mirror is of, is an earlier state whose rest is to be had.
 pub(super) fn is_earlier(mirror: &Mirror, age: Age, log: &Found) -> bool {
@@ -83,6 +84,7 @@ pub(super) fn put_right(
     let counter = found.life.start_counter.max(mirror.start_counter) + 1;
     begin_epoch(&txn, new_life(env, counter), closed)?;
     begin::lose_lives(&txn, Some(mirror), &state, found.life)?;
+    forsake(&txn, &[found.life.epoch, mirror.life().epoch])?;
     txn.commit()?;
     tracing::error!(
         event.name = "perigee.wal.restored",
@@ -109,6 +111,38 @@ fn counted(mirror: &Mirror, state: &State, left: Counts) -> Tally {
     let twice = (tally.delivered + dropped + left).saturating_sub(tally.accepted);
     tally.delivered = tally.delivered.saturating_sub(twice);
     tally
+}
+
+/// Begins a new epoch in a log that is an earlier state of itself, whose sequences go on at `next`.
+pub(super) fn begin_anew(
+    txn: &WriteTransaction,
+    env: &Env,
+    found: &Found,
+    mirror: Option<&Mirror>,
+    next: &BTreeMap<u8, u64>,
+) -> Result<(), StoreError> {
+    let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
+    let closed = link::Epoch { continued: true, ..begin::epoch(found.life, next) };
+    begin_epoch(txn, new_life(env, counter), closed)?;
+    forsake(txn, &[found.life.epoch])
+}
+
+/// Notes lives as lost, since a file of theirs that is found may have what was accepted later than this log knows, and which groups
+/// are here, since it may have these too.
+fn forsake(txn: &WriteTransaction, epochs: &[u64]) -> Result<(), StoreError> {
+    salvaged::lose(txn, epochs)?;
+    let journal = txn.open_table(JOURNAL)?;
+    let mut next = 0;
+    while let Some((first, _)) = journal.range(groups(next, u64::MAX))?.next().transpose()? {
+        let number = first.value().group;
+        let mut bytes = Vec::new();
+        for piece in journal.range(groups(number, number + 1))? {
+            bytes.extend_from_slice(piece?.1.value());
+        }
+        salvaged::remember(txn, number, [Identity::group(number, &bytes).of_lane(None)])?;
+        next = number + 1;
+    }
+    Ok(())
 }
 
 /// Removes segments that were passed since; how many. Those that others depend on stay as bases.

@@ -489,6 +489,33 @@ fn what_came_from_another_log_after_a_backup_does_not_come_again_when_that_is_pu
 }
 
 #[test]
+fn when_a_wrong_copy_was_put_back_the_rest_comes_from_the_file_that_was_moved_away() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[two(50)]).unwrap();
+    seal(&mut wal).unwrap();
+    wal.journal().append(&[two(51)]).unwrap();
+    let [copy, moved] = ["copy.redb", "moved.redb"].map(|name| bench.config.directory.join(name));
+    wal.file().backup().unwrap().write(&bench.disk.env(), &copy).unwrap();
+    for n in 52..55 {
+        wal.journal().append(&[two(n)]).unwrap();
+    }
+    wal.journal().settle_front().unwrap();
+    wal.close().unwrap();
+    bench.disk.put(&moved, bench.disk.content(&bench.file()).unwrap());
+    bench.disk.put(&bench.file(), bench.disk.content(&copy).unwrap());
+    bench.disk.delete(&bench.config.directory.join("journal.front"));
+    let mut wal = bench.open();
+    assert_eq!(deliverable(&mut wal), logs(4), "the copy has two of five requests");
+    let offered = salvage(&mut wal, &moved, false);
+    assert_eq!((amount(offered.appended), offered.may_repeat.items), (NOTHING, 6), "{offered:?}");
+    assert_eq!(salvage(&mut wal, &moved, true).appended.items, 6, "what only the moved file has");
+    assert_eq!(deliverable(&mut wal), logs(10), "each once");
+    assert_eq!(amount(salvage(&mut wal, &moved, true).appended), NOTHING);
+    assert_adds_up(&wal);
+}
+
+#[test]
 fn where_nothing_tells_which_log_was_lost_any_file_may_be_of_it() {
     let bench = Bench::new();
     let mut wal = bench.open();
