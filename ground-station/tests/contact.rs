@@ -26,7 +26,10 @@ async fn segments_are_committed_acknowledged_and_exported_with_their_station_and
     let ground = site.start().await;
     let mut sat = site.satellite("sat-1", ground.address).await;
     let resume = sat.hello(1..4).await;
-    assert_eq!((resume.station.as_str(), resume.codecs.as_slice()), ("svalbard", &[1, 2, 3, 4, 5, 6, 7][..]));
+    assert_eq!(
+        (resume.station.as_str(), resume.codecs.as_slice()),
+        ("svalbard", &[1, 2, 3, 4, 5, 6, 7, 8][..])
+    );
     for sequence in 1..4 {
         sat.send(&segment(sequence, 100)).await;
     }

@@ -30,7 +30,6 @@ pub enum Codec {
     ZstdRows = 1,
     /// Items taken apart, see [`columns`](self). The same items come back, those of one resource and scope together. A segment
     /// may lean on another one.
-    #[default]
     Columns = 2,
     /// Codec 2 with text taken apart too, token by token, for grounds that do not read a later one.
     ColumnsTokens = 3,
@@ -40,19 +39,23 @@ pub enum Codec {
     ColumnsNear = 5,
     /// Codec 5 with guesses from earlier lines, for grounds that do not read a later one.
     ColumnsRecent = 6,
+    /// Codec 6 with other guesses and more of them, for grounds that do not read a later one.
+    ColumnsSteps = 7,
     /// Codec 2 with text taken apart too, and expected from earlier lines, see `columns/text`.
-    ColumnsText = 7,
+    #[default]
+    ColumnsText = 8,
 }
 
 impl Codec {
     /// Every codec that this software can read and write.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ZstdRows,
         Self::Columns,
         Self::ColumnsTokens,
         Self::ColumnsChains,
         Self::ColumnsNear,
         Self::ColumnsRecent,
+        Self::ColumnsSteps,
         Self::ColumnsText,
     ];
 
@@ -75,6 +78,7 @@ impl Codec {
             Self::ColumnsChains => Some(columns::LAYOUT_CHAINS),
             Self::ColumnsNear => Some(columns::LAYOUT_NEAR),
             Self::ColumnsRecent => Some(columns::LAYOUT_RECENT),
+            Self::ColumnsSteps => Some(columns::LAYOUT_STEPS),
             Self::ColumnsText => Some(columns::LAYOUT_TEXT),
         }
     }
@@ -88,6 +92,7 @@ impl Codec {
             Self::ColumnsChains => "columns_chains",
             Self::ColumnsNear => "columns_near",
             Self::ColumnsRecent => "columns_recent",
+            Self::ColumnsSteps => "columns_steps",
             Self::ColumnsText => "columns_text",
         }
     }

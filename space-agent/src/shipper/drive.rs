@@ -527,7 +527,7 @@ impl Driver<'_> {
                 return Ok(Some(Event::Recoded { id, done }));
             }
             Action::GroundReads(codecs) => {
-                self.shipper.wal.call(move |wal| wal.bases().ground_reads(codecs)).await?;
+                self.shipper.wal.call(move |wal| wal.bases().ground_reads(&codecs)).await??;
             }
             Action::GiveUp(id) => {
                 self.shipper.wal.call(move |wal| wal.recoding().give_up_sending(slot, id)).await?;

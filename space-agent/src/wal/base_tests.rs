@@ -296,31 +296,40 @@ fn that_stations_have_ledgers_of_their_own_is_known_after_a_start() {
 
 #[test]
 fn a_codec_that_the_ground_does_not_read_is_not_used() {
-    let mut wal = Bench::new().open();
+    let bench = Bench::new();
+    let mut wal = bench.open();
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
     assert_eq!(
         wal.bases().codec_for_ground(Codec::ColumnsText),
         Codec::Columns,
         "nobody has said that it is read"
     );
-    wal.bases().ground_reads(vec![1]);
+    wal.bases().ground_reads(&[1]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::ZstdRows);
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ZstdRows);
-    wal.bases().ground_reads(vec![1, 2]);
+    wal.bases().ground_reads(&[1, 2]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::Columns);
-    wal.bases().ground_reads(vec![1, 2, 3]);
+    wal.bases().ground_reads(&[1, 2, 3]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsTokens);
-    wal.bases().ground_reads(vec![1, 2, 3, 4]);
+    wal.bases().ground_reads(&[1, 2, 3, 4]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsChains);
-    wal.bases().ground_reads(vec![1, 2, 3, 4, 5]);
+    wal.bases().ground_reads(&[1, 2, 3, 4, 5]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsNear);
-    wal.bases().ground_reads(vec![1, 2, 3, 4, 5, 6]);
+    wal.bases().ground_reads(&[1, 2, 3, 4, 5, 6]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsRecent);
-    wal.bases().ground_reads(vec![1, 2, 3, 4, 5, 6, 7]);
+    wal.bases().ground_reads(&[1, 2, 3, 4, 5, 6, 7]).unwrap();
+    assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsSteps);
+    wal.bases().ground_reads(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
     assert_eq!(wal.bases().codec_for_ground(Codec::ZstdRows), Codec::ZstdRows);
-    assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsText);
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(
+        wal.bases().codec_for_ground(Codec::ColumnsText),
+        Codec::ColumnsText,
+        "before the next contact"
+    );
 }
 
 #[test]

@@ -120,20 +120,29 @@ pub(super) fn keep(
 pub struct Bases<'a>(pub(super) &'a mut Wal);
 
 impl Bases<'_> {
-    /// Notes which codecs the ground reads.
-    pub fn ground_reads(&mut self, codecs: Vec<u32>) {
-        self.0.notes.ground_reads = Some(codecs);
+    /// Notes which codecs the ground reads, of those that this software knows; also for the next start, which seals before a contact.
+    pub fn ground_reads(&mut self, codecs: &[u32]) -> Result<(), WalError> {
+        let known = Codec::ALL.map(|codec| codec as u32);
+        let said: Vec<u8> = known.iter().filter(|codec| codecs.contains(codec)).map(|c| *c as u8).collect();
+        if self.0.state().ground_reads.as_ref() == Some(&said) {
+            return Ok(());
+        }
+        self.0.write(|txn, _| {
+            txn.open_table(META)?.insert(META_GROUND_READS, said.as_slice())?;
+            Ok(((), vec![Edit::GroundReads(said)]))
+        })
     }
 
     /// `codec` if the ground reads it, else the best below it that it does. A ground that has not said what it reads is taken to
     /// read codec 2, and no later one: earlier software would have to ask for each segment again.
     pub fn codec_for_ground(&self, codec: Codec) -> Codec {
-        let said = self.0.notes.ground_reads.as_ref();
-        let reads = |codec: Codec| said.map(|codecs| codecs.contains(&(codec as u32)));
+        let said = self.0.state().ground_reads.as_ref();
+        let reads = |codec: Codec| said.map(|codecs| codecs.contains(&(codec as u8)));
         match codec {
             Codec::ZstdRows => codec,
             _ if codec > Codec::Columns && reads(codec) == Some(true) => codec,
-            Codec::ColumnsText => self.codec_for_ground(Codec::ColumnsRecent),
+            Codec::ColumnsText => self.codec_for_ground(Codec::ColumnsSteps),
+            Codec::ColumnsSteps => self.codec_for_ground(Codec::ColumnsRecent),
             Codec::ColumnsRecent => self.codec_for_ground(Codec::ColumnsNear),
             Codec::ColumnsNear => self.codec_for_ground(Codec::ColumnsChains),
             Codec::ColumnsChains => self.codec_for_ground(Codec::ColumnsTokens),

@@ -314,8 +314,6 @@ struct Notes {
     unsent: BTreeMap<Lane, RangeSet>,
     /// Which stations have which bases.
     heard: bases::Heard,
-    /// The codecs that the ground has last said it reads.
-    ground_reads: Option<Vec<u32>>,
     /// With whom the link talks, and what is under way.
     talks: talks::Talks,
     /// What was sent to whom.

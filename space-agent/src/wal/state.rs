@@ -160,6 +160,8 @@ pub(super) enum Edit {
     Acknowledged { ledger: u64, station: String, segments: Vec<(Lane, u64)> },
     /// The time is not before this.
     ClockFloor(u64),
+    /// The codecs that the ground reads, by their numbers.
+    GroundReads(Vec<u8>),
 }
 
 /// The whole of it.
@@ -203,6 +205,8 @@ pub(super) struct State {
     pub(super) own_ledgers: bool,
     pub(super) boots: Boots,
     pub(super) clock_floor: u64,
+    /// The codecs that the ground has last said it reads, if one ever has.
+    pub(super) ground_reads: Option<Vec<u8>>,
     /// Earlier epochs whose sequences go on in this one, the latest first.
     pub(super) continues: Vec<u64>,
     /// Epochs of other lives that a log which takes the place of this one must know: earlier ones, those that were lost, and those of
@@ -389,6 +393,7 @@ impl State {
                 of.add(segments);
             }
             Edit::ClockFloor(floor) => self.clock_floor = floor,
+            Edit::GroundReads(codecs) => self.ground_reads = Some(codecs),
         }
     }
 
@@ -450,6 +455,7 @@ impl State {
         };
         self.next_group = number(META_NEXT_GROUP)?;
         self.clock_floor = super::tables::number(&meta, META_CLOCK_FLOOR)?.unwrap_or(0);
+        self.ground_reads = meta.get(META_GROUND_READS)?.map(|codecs| codecs.value().to_vec());
         self.tally = Tally::load(txn)?;
         for entry in txn.open_table(CONSUMERS)?.iter()? {
             let (name, id) = entry?;

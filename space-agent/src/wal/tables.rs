@@ -134,6 +134,8 @@ pub(super) const META_CLOCK_FLOOR: &str = "clock_floor_unix_nano";
 pub(super) const META_TOLD: &str = "drops_told";
 /// The id of the satellite whose log it is, from format 4 on.
 pub(super) const META_SATELLITE: &str = "satellite";
+/// The codecs that the ground has last said it reads, a byte each. Earlier software passes over it.
+pub(super) const META_GROUND_READS: &str = "ground_reads";
 /// The file is a backup that was not opened since.
 pub(super) const META_COPY: &str = "copy";
 

@@ -109,7 +109,7 @@ enum Method {
     Alone,
     Kept,
     Pass,
-    /// Codec 7, which takes the text of logs apart.
+    /// Codec 8, which takes the text of logs apart.
     Text,
     TextKept,
 }

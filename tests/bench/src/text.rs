@@ -92,17 +92,17 @@ fn row(name: &str, lines: &[&str], spans: Option<&str>, references: &[Value]) ->
         .with("xz-9", references[1].clone())
         .with("clp", references[2].clone())
         .with_rounded("body_2", plain.body / records, 2)
-        .with_rounded("body_7", body, 2)
+        .with_rounded("body_8", body, 2)
         .with("of_best", ratio(body, best))
         .with_rounded("record_2", plain.logs / records, 2)
-        .with_rounded("record_7", text.logs / records, 2)
+        .with_rounded("record_8", text.logs / records, 2)
         .with("of_2", ratio(text.logs, plain.logs))
-        .with_rounded("record_7_256KiB_kept", kept.logs / records, 2)
+        .with_rounded("record_8_256KiB_kept", kept.logs / records, 2)
         .with_rounded("encode_2", plain.encode, 0)
-        .with_rounded("encode_7", text.encode, 0)
-        .with("encode_7_mib", peak)
+        .with_rounded("encode_8", text.encode, 0)
+        .with("encode_8_mib", peak)
         .with_rounded("decode_2", plain.decode, 0)
-        .with_rounded("decode_7", text.decode, 0)
+        .with_rounded("decode_8", text.decode, 0)
         .with("equal", plain.equal && text.equal && kept.equal))
 }
 
@@ -163,7 +163,7 @@ struct Measured {
     equal: bool,
 }
 
-/// Codec 2 and codec 7 over segments of 4 MiB, in turns.
+/// Codec 2 and codec 8 over segments of 4 MiB, in turns.
 fn in_turns(stream: &Stream) -> anyhow::Result<[Measured; 2]> {
     let mut runs: [Vec<Measured>; 2] = Default::default();
     for _ in 0..RUNS {

@@ -151,7 +151,7 @@ impl Board {
     /// Takes in the ground's answer to `hello`. Whether a new epoch began, which needs another Hello.
     pub fn resume(&mut self, hello: &link::Hello, resume: &link::Resume) -> Result<bool, Failure> {
         let current = hello.epochs.last().map_or(0, |e| e.epoch);
-        self.wal.bases().ground_reads(resume.codecs.clone());
+        self.wal.bases().ground_reads(&resume.codecs)?;
         let mut view = GroundView {
             ledger: resume.ledger,
             start_counter: resume.start_counter,

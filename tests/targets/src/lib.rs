@@ -195,7 +195,8 @@ fn codec_of(payload: &[u8]) -> Codec {
         Some(3) => Codec::ColumnsChains,
         Some(4) => Codec::ColumnsNear,
         Some(5) => Codec::ColumnsRecent,
-        Some(6) => Codec::ColumnsText,
+        Some(6) => Codec::ColumnsSteps,
+        Some(7) => Codec::ColumnsText,
         _ => Codec::Columns,
     }
 }

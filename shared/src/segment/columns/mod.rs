@@ -85,13 +85,14 @@ use crate::otlp::protobuf::put_varint;
 use crate::signal::Signal;
 use rustc_hash::FxHashMap;
 
-/// The layout of codec 2, the first byte of a payload; and those of codecs 3 to 7, which are the same but for text.
+/// The layout of codec 2, the first byte of a payload; and those of codecs 3 to 8, which are the same but for text.
 pub(super) const LAYOUT: u8 = 1;
 pub(super) const LAYOUT_TOKENS: u8 = 2;
 pub(super) const LAYOUT_CHAINS: u8 = 3;
 pub(super) const LAYOUT_NEAR: u8 = 4;
 pub(super) const LAYOUT_RECENT: u8 = 5;
-pub(super) const LAYOUT_TEXT: u8 = 6;
+pub(super) const LAYOUT_STEPS: u8 = 6;
+pub(super) const LAYOUT_TEXT: u8 = 7;
 
 /// What a decoder may spend for each byte of the raw length; what we write takes less than half of it.
 const BUDGET: u64 = 16;

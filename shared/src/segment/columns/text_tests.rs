@@ -1,4 +1,4 @@
-//! Codecs 3 to 6: whatever text there is comes back byte by byte, and whatever is not ours is refused.
+//! Codecs 3 to 8: whatever text there is comes back byte by byte, and whatever is not ours is refused.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -27,7 +27,8 @@ fn logs(bodies: impl IntoIterator<Item = String>) -> (Signal, Vec<u8>) {
     (Signal::Logs, prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs }))
 }
 
-const LAYOUTS: [u8; 5] = [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_TEXT];
+const LAYOUTS: [u8; 6] =
+    [LAYOUT_TOKENS, LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_STEPS, LAYOUT_TEXT];
 
 fn encode(layout: u8, base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
     let mut encoder = Encoder::of(layout, base);
@@ -90,7 +91,7 @@ fn line(rng: &mut SmallRng) -> String {
         "FFfe01",
         "1.2.3.256",
     ];
-    let value = match rng.random_range(0..13) {
+    let value = match rng.random_range(0..15) {
         0 => rng.random_range(0..1_000_000u64).to_string(),
         1 => format!("{:032x}", rng.random::<u128>()),
         2 => format!("{:016x}", rng.random_range(0..40u64)),
@@ -107,7 +108,9 @@ fn line(rng: &mut SmallRng) -> String {
         ),
         9 => format!("Nov {:2} 06:25:{:02}", rng.random_range(0..40), rng.random_range(0..70)),
         10 => rng.random::<u64>().to_string(),
-        11 => (0..rng.random_range(0..90)).map(|_| rng.random_range(' '..'\u{7f}')).collect(),
+        11 => (140_000_000_000_000 + rng.random_range(0..4u64) * 8_388_608).to_string(),
+        12 => (0xffff_0000 - 2 + rng.random_range(0..4u64) * 0x7fff).to_string(),
+        13 => (0..rng.random_range(0..90)).map(|_| rng.random_range(' '..'\u{7f}')).collect(),
         _ => pick(rng, &odd),
     };
     match rng.random_range(0..4) {
@@ -128,7 +131,7 @@ proptest! {
     fn prop_text_comes_back_in_segments_that_lean_on_one_another(seed in any::<u64>()) {
         let mut generator = Generator::new(seed);
         let mut base = None;
-        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_NEAR, LAYOUT_CHAINS, LAYOUT_TEXT, LAYOUT_RECENT, LAYOUT_RECENT, LAYOUT_TEXT].into_iter().enumerate() {
+        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_NEAR, LAYOUT_CHAINS, LAYOUT_TEXT, LAYOUT_RECENT, LAYOUT_STEPS, LAYOUT_RECENT, LAYOUT_TEXT].into_iter().enumerate() {
             let requests = [lines(seed ^ n as u64, 60), request(&mut generator), lines(seed, 20)];
             base = Some(there_and_back(layout, base.as_ref(), &requests).1);
         }
@@ -143,7 +146,7 @@ proptest! {
 
     #[test]
     fn prop_changed_text_never_panics_and_never_yields_more_than_declared(
-        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..4usize,
+        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..LAYOUTS.len(),
     ) {
         let (layout, requests) = (LAYOUTS[which], [lines(seed, 40), lines(seed, 40)]);
         let (mut payload, _) = encode(layout, None, &requests);
@@ -175,6 +178,8 @@ fn a_codec_does_not_read_the_layout_of_another() {
         (LAYOUT_TEXT, LAYOUT_CHAINS),
         (LAYOUT_TEXT, LAYOUT_NEAR),
         (LAYOUT_TEXT, LAYOUT_RECENT),
+        (LAYOUT_TEXT, LAYOUT_STEPS),
+        (LAYOUT_STEPS, LAYOUT_TEXT),
         (LAYOUT_RECENT, LAYOUT_TEXT),
         (LAYOUT_NEAR, LAYOUT_TEXT),
         (LAYOUT_CHAINS, LAYOUT_TEXT),
@@ -186,7 +191,7 @@ fn a_codec_does_not_read_the_layout_of_another() {
 }
 
 #[test]
-fn codecs_2_to_7_lean_on_one_another() {
+fn codecs_2_to_8_lean_on_one_another() {
     let all = [lines(1, 50), lines(2, 50)];
     let mut base: Option<[Base; 2]> = None;
     for layout in [
@@ -195,8 +200,11 @@ fn codecs_2_to_7_lean_on_one_another() {
         LAYOUT_TEXT,
         LAYOUT_NEAR,
         LAYOUT_RECENT,
+        LAYOUT_STEPS,
         LAYOUT_TOKENS,
         LAYOUT_RECENT,
+        LAYOUT_TEXT,
+        LAYOUT_STEPS,
         LAYOUT_TEXT,
         LAYOUT_CHAINS,
         LAYOUT,
@@ -290,6 +298,20 @@ fn long_text_that_does_not_fit_costs_what_it_costs_in_codec_2() {
     }
 }
 
+/// As the ids of threads, where lines of several are mixed.
+#[test]
+fn a_large_number_that_recurs_costs_little() {
+    let mut rng = SmallRng::seed_from_u64(14);
+    let mut thread = || 140_088_109_414_080 + rng.random_range(0..6u64) * 8_388_608;
+    let request = logs((0..3_000).map(|n| match n % 2 {
+        0 => format!("INFO server 4704 {} request {}", thread(), n),
+        _ => format!("DEBUG utils 4704 {} took {} ms", thread(), n * 37 % 1_000),
+    }));
+    let [before, now] = [LAYOUT_STEPS, LAYOUT_TEXT]
+        .map(|layout| there_and_back(layout, None, std::slice::from_ref(&request)).0.len());
+    assert!(now * 10 < before * 7, "{now} bytes, {before} in codec 7");
+}
+
 #[test]
 fn templates_without_end_come_back() {
     let mut rng = SmallRng::seed_from_u64(11);
@@ -334,7 +356,7 @@ fn what_stands_behind_a_path_of_any_shape_is_one_place() {
         )
     };
     let all = [logs((0..2000).map(&mut request))];
-    let [_, chains, _, recent, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    let [_, chains, _, recent, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
     let plain = encode(LAYOUT, None, &all).0.len();
     for text in [recent, text] {
         assert!(
@@ -359,7 +381,7 @@ fn what_came_in_this_order_before_costs_little() {
     let known = (0..3000).map(|n| format!("step {} of the plan", n % 150 * n % 150)).collect();
     for bodies in [visits, known] {
         let all = [logs(bodies)];
-        let [.., near, recent, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+        let [.., near, recent, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
         for guessed in [recent, text] {
             assert!(guessed * 5 < near * 4, "{guessed} bytes, {near} without");
         }
@@ -392,7 +414,7 @@ fn what_a_line_is_about_is_expected_in_the_next_and_far_behind() {
     });
     for (bodies, percent) in [(packages, 96), (counters, 60), (paths.collect(), 97)] {
         let all = [logs(bodies)];
-        let [.., recent, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+        let [.., recent, _, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
         assert!(text * 100 < recent * percent, "{text} bytes, {recent} in codec 6");
     }
 }

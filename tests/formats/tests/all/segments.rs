@@ -77,6 +77,11 @@ fn payloads_of_codec_7_decode_to_the_requests_that_were_put_into_them() {
 }
 
 #[test]
+fn payloads_of_codec_8_decode_to_the_requests_that_were_put_into_them() {
+    assert_decode_link_by_link(&["large-1", "large-2"]);
+}
+
+#[test]
 fn a_chain_of_bases_decodes_link_by_link() {
     assert_decode_link_by_link(&["chain-1", "chain-2", "chain-3", "chain-4"]);
 }

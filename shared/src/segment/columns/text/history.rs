@@ -1,6 +1,6 @@
 //! What came before in lines of text, and what of it is expected next: in codec 6 [`Recent`] tells, from codec 7 on [`Steps`].
 
-use super::super::{LAYOUT_RECENT, LAYOUT_TEXT};
+use super::super::{LAYOUT_RECENT, LAYOUT_STEPS};
 use super::predict::mix;
 use super::recent::{self, Recent};
 use super::steps::{self, Steps};
@@ -114,7 +114,7 @@ impl History {
         self.is_on = layout >= LAYOUT_RECENT;
         match (layout, &self.kept) {
             (LAYOUT_RECENT, Kept::Nothing | Kept::Steps(_)) => self.kept = Kept::Recent(Box::default()),
-            (LAYOUT_TEXT, Kept::Nothing | Kept::Recent(_)) => self.kept = Kept::Steps(Box::default()),
+            (LAYOUT_STEPS.., Kept::Nothing | Kept::Recent(_)) => self.kept = Kept::Steps(Box::default()),
             _ => {}
         }
     }

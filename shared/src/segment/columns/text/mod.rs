@@ -13,7 +13,8 @@
 //! hash, what a template fixes costs a hundredth of a bit a gap between values, and a million templates take no more memory than ten.
 //! What follows a path of any shape is one place, not one for each shape. A line may also end as an earlier one that had the same
 //! values ([`tails`]). From codec 6 on a chain, a word or a value is first guessed from what came lately ([`history`]), and a body that
-//! is known from the two bodies before it; in codec 7 a place also takes over a chain of another place that a guess names.
+//! is known from the two bodies before it; in codec 7 a place also takes over a chain of another place that a guess names,
+//! and in codec 8 numbers of any size are guessed.
 
 mod chains;
 mod digits;
@@ -39,8 +40,8 @@ use self::tails::{Fork, Tails};
 use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
 use self::values::Slots;
 use self::words::Words;
-use super::LAYOUT;
 use super::entropy::{Coder, Part};
+use super::{LAYOUT, LAYOUT_TEXT};
 use crate::segment::CodecError;
 
 /// Longer texts are not taken apart by any encoder.
@@ -252,6 +253,7 @@ impl Known {
     fn begin(&mut self, layout: u8) {
         self.predictor.begin(layout);
         self.history.begin(layout);
+        self.slots.keep_large(layout >= LAYOUT_TEXT);
         self.chains.adopts = self.history.has_steps();
     }
 
@@ -463,10 +465,14 @@ impl Line<'_> {
         };
         let (own, given) = (self.around.own, token.map_or(0, |t| t.value));
         let (predictor, slots, out) = (&mut self.known.predictor, &mut self.known.slots, &mut *self.out);
+        let mut step = 0;
         let value = match kind {
             Kind::Number => {
                 let digits = token.map_or(0, |t| t.end - t.start);
-                slots.number(coder, predictor, place, given as u64, digits, out).ok_or(WRONG)?
+                let (value, name) =
+                    slots.number(coder, predictor, place, given as u64, digits, out).ok_or(WRONG)?;
+                step = name;
+                value
             }
             Kind::Epoch { digits } => {
                 slots.epoch(coder, predictor, place, given as u64, digits as u32 - 10, out)
@@ -478,7 +484,11 @@ impl Line<'_> {
                 let offset = token.map_or(0, |t| t.offset);
                 slots.time(coder, predictor, place, form, given as u64, offset, out).ok_or(WRONG)?
             }
-            Kind::Address => slots.address(coder, predictor, place, given as u32, out),
+            Kind::Address => {
+                let value = slots.address(coder, predictor, place, given as u32, out);
+                step = value as u32;
+                value
+            }
             Kind::Hex { upper, digits } => {
                 let id =
                     self.ids.code(coder, predictor, slots, place, own, given, digits as u8).ok_or(WRONG)?;
@@ -503,8 +513,8 @@ impl Line<'_> {
                 return Ok(());
             }
             Kind::Number | Kind::Address => {
-                let (step, surprising) = (u32::try_from(value), self.known.predictor.is_surprised);
-                self.known.history.take(Step::Value, step.unwrap_or(u32::MAX), surprising);
+                let surprising = self.known.predictor.is_surprised;
+                self.known.history.take(Step::Value, step, surprising);
             }
             Kind::Hex { .. } | Kind::Uuid { .. } => {}
         }

@@ -1,7 +1,7 @@
 //! What comes next, by what came next before: cells that are found by a hash of what precedes.
 
 use super::super::entropy::{Bit, Coder};
-use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_TEXT, filled};
+use super::super::{LAYOUT_CHAINS, LAYOUT_NEAR, LAYOUT_RECENT, LAYOUT_STEPS, filled};
 use super::history::{Guesses, LEVELS};
 use super::meters::Meters;
 
@@ -104,7 +104,7 @@ impl Room {
             ..LAYOUT_NEAR => Self { own: 1 << 16, apart: 0 },
             LAYOUT_NEAR => Self { own: 1 << 16, apart: 1 << 16 },
             LAYOUT_RECENT => Self { own: 1 << 16, apart: 1 << 14 },
-            LAYOUT_TEXT.. => Self { own: 1 << 15, apart: 1 << 13 },
+            LAYOUT_STEPS.. => Self { own: 1 << 15, apart: 1 << 13 },
         }
     }
 }

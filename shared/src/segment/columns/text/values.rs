@@ -51,17 +51,81 @@ pub(super) struct Place<'a> {
 /// Numbers of a line that are compared with one behind them.
 const EARLIER: usize = 8;
 
+/// Numbers from here on are known by where they are kept, so that they too fit into cells and steps.
+const LARGE: u64 = 0xffff_0000;
+
+/// How many are kept.
+const KEPT: usize = 1 << 7;
+
+/// Large numbers, the latest; from codec 8 on.
+#[derive(Debug, Clone, Default)]
+struct Large {
+    is_on: bool,
+    kept: Vec<u64>,
+    newest: usize,
+}
+
+impl Large {
+    /// What stands for a number in cells and steps; [`u32::MAX`] if nothing does.
+    #[inline(always)]
+    fn name(&self, value: u64) -> u32 {
+        if value < LARGE { value as u32 } else { self.name_of_large(value) }
+    }
+
+    #[inline(never)]
+    fn name_of_large(&self, value: u64) -> u32 {
+        if !self.is_on {
+            return u32::try_from(value).unwrap_or(u32::MAX);
+        }
+        let at = self.kept.iter().position(|kept| *kept == value);
+        at.map_or(u32::MAX, |at| LARGE as u32 + at as u32)
+    }
+
+    /// The number for which that stands.
+    #[inline(always)]
+    fn named(&self, name: u32) -> u64 {
+        let at = u64::from(name).checked_sub(LARGE).filter(|_| self.is_on);
+        at.and_then(|at| self.kept.get(at as usize)).copied().unwrap_or(u64::from(name))
+    }
+
+    /// How long ago a number was kept of which this is the name.
+    fn back(&self, name: u32) -> u64 {
+        (self.newest as u64 + KEPT as u64 + LARGE).wrapping_sub(u64::from(name)) % KEPT as u64
+    }
+
+    /// The name of the one that was kept so long ago; its inverse.
+    fn name_back(&self, back: u64) -> u32 {
+        (LARGE + (self.newest as u64 + KEPT as u64).wrapping_sub(back) % KEPT as u64) as u32
+    }
+
+    /// The name of a number, which is kept from now on if it is large.
+    #[inline(never)]
+    fn keep(&mut self, value: u64) -> u32 {
+        let name = self.name(value);
+        if name != u32::MAX || !self.is_on {
+            return name;
+        }
+        self.newest = if self.kept.is_empty() { 0 } else { (self.newest + 1) % KEPT };
+        match self.kept.get_mut(self.newest) {
+            Some(oldest) => *oldest = value,
+            None => self.kept.push(value),
+        }
+        LARGE as u32 + self.newest as u32
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Slots {
     all: Box<[Slot; SLOTS]>,
     /// The last numbers of the line, the latest first.
     earlier: [u64; EARLIER],
+    large: Large,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { all: table(Slot::default()), earlier: [0; EARLIER] }
+        Self { all: table(Slot::default()), earlier: [0; EARLIER], large: Large::default() }
     }
 }
 
@@ -76,7 +140,12 @@ const fn digits_of(value: u64) -> u32 {
 }
 
 impl Slots {
-    pub(super) const SIZE: usize = SLOTS * size_of::<Slot>();
+    pub(super) const SIZE: usize = SLOTS * size_of::<Slot>() + KEPT * size_of::<u64>();
+
+    /// A segment begins; in one of codec 8 large numbers are kept.
+    pub(super) const fn keep_large(&mut self, keep: bool) {
+        self.large.is_on = keep;
+    }
 
     /// A line begins.
     pub(super) const fn begin(&mut self) {
@@ -152,7 +221,7 @@ impl Slots {
         Some(value & ((1 << (digits * 4)) - 1))
     }
 
-    /// A decimal number of so many digits; `None` if it would have more than a number has.
+    /// A decimal number of so many digits, and what stands for it in steps; `None` if it would have more than a number has.
     pub(super) fn number<C: Coder>(
         &mut self,
         coder: &mut C,
@@ -161,29 +230,37 @@ impl Slots {
         value: u64,
         digits: u32,
         out: &mut Vec<u8>,
-    ) -> Option<u64> {
+    ) -> Option<(u64, u32)> {
         let behind = mix(mix(place.slot, place.variable), 31);
         let pair = predictor.pair_of_number([mix(place.slot, 30), behind], mix(place.values, 30));
         let certain = predictor.is_certain(pair);
         let guesses = place.history.guess(Step::Value, place.step, place.first, certain);
-        let small = u32::try_from(value).unwrap_or(u32::MAX);
-        let value = match predictor.code(coder, 2, pair, small, guesses) {
-            Hit::First(value) | Hit::Other(value) => u64::from(value),
+        let given = if C::ENCODES { self.large.name(value) } else { u32::MAX };
+        let (value, name) = match predictor.code(coder, 2, pair, given, guesses) {
+            Hit::First(name) | Hit::Other(name) => (self.large.named(name), name),
             Hit::Missed => {
                 let slot = *self.slot(place.own);
-                let same = self.earlier[usize::from(slot.back).saturating_sub(1) % EARLIER];
-                let near = [0, slot.last, slot.last.wrapping_add(slot.step), same];
-                let near = &near[..if predictor.is_near { 4 } else { 3 }];
-                let value = self.near(coder, predictor, [place.own, place.slot], value, near);
+                let is_kept = u64::from(given) >= LARGE && given != u32::MAX;
+                let value = if self.large.is_on
+                    && slot.last >= LARGE
+                    && predictor.bit(coder, mix(place.slot, 34), is_kept)
+                {
+                    let back = predictor.number(coder, mix(place.slot, 35), 3, self.large.back(given));
+                    self.large.named(self.large.name_back(back))
+                } else {
+                    let same = self.earlier[usize::from(slot.back).saturating_sub(1) % EARLIER];
+                    let near = [0, slot.last, slot.last.wrapping_add(slot.step), same];
+                    let near = &near[..if predictor.is_near { 4 } else { 3 }];
+                    self.near(coder, predictor, [place.own, place.slot], value, near)
+                };
                 if let Some(n) = self.earlier.iter().position(|earlier| *earlier == value) {
                     self.slot(place.own).back = n as u8 + 1;
                 }
-                if let Ok(small) = u32::try_from(value)
-                    && small != u32::MAX
-                {
-                    predictor.learn(pair, small);
+                let name = self.large.keep(value);
+                if name != u32::MAX {
+                    predictor.learn(pair, name);
                 }
-                value
+                (value, name)
             }
         };
         self.earlier.copy_within(..EARLIER - 1, 1);
@@ -202,7 +279,7 @@ impl Slots {
             return None;
         }
         put_decimal(out, value, (written as usize).min(MOST_DIGITS));
-        Some(value)
+        Some((value, name))
     }
 
     /// A time in units of which `own` says how many the record's time is.
