@@ -54,7 +54,7 @@ pub trait StoreFile: redb::StorageBackend {
     /// Whether the file still has a name. One that was deleted under a running process is lost when the process ends.
     fn is_linked(&self) -> bool;
 
-    /// Whether `path` leads to it: a file that was moved keeps a name, and another one may be where it was.
+    /// Whether `path` leads to it, as far as that can be told: a file that was moved keeps a name, and another one may be where it was.
     fn is_at(&self, path: &Path) -> bool;
 }
 
@@ -79,7 +79,7 @@ pub trait StoreDriver: Send + Sync {
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the file at `path` take `bytes` of the volume, synced; nothing of it remains when that fails.
     fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
-    /// Whether there is something at `path`.
+    /// Whether there is something at `path`, or may be: only where it is certain that there is nothing it is `false`.
     fn exists(&self, path: &Path) -> bool;
     /// Gives the file at `from` the name `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

@@ -28,8 +28,13 @@ pub fn is_of_the_disk(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| failures.contains(&Errno::from_raw(code)))
 }
 
+/// Whether there is nothing of that name.
+pub(crate) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Opens the file at `path` to be read; what is no file is an error that says what it is.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     // Opening a device may do something, so it is looked at first; between both it may become another.
     is_file(std::fs::metadata(path)?.file_type())?;
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
@@ -52,8 +57,12 @@ fn is_file(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, not a file; name a file")))
 }
 
-/// The content of the file at `path`, of at most `most` bytes.
+/// The content of the file at `path`, of at most `most` bytes. A disk that fails is asked once more.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    read_once(path, most).or_else(|e| if is_of_the_disk(&e) { read_once(path, most) } else { Err(e) })
+}
+
+fn read_once(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut file = open(path)?;
     let large = || {
         let message = format!("it has more than {}; is it the right file?", ByteSize(most));

@@ -6,7 +6,7 @@
 //! the system does as far as it likes.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ use crate::files;
 /// Files are for their owner and may be read by the group; so are directories.
 pub(crate) const FILE_MODE: u32 = 0o640;
 pub(crate) const DIRECTORY_MODE: u32 = 0o750;
+
+/// The largest of the small files beside a store; `ledger.json` of a hundred satellites may have megabytes.
+const LARGEST_SMALL: u64 = 256 << 20;
 
 /// Databases as files.
 #[derive(Default)]
@@ -56,7 +59,11 @@ impl StoreDriver for Files {
     }
 
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+        match std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path) {
+            // It says so too when it cannot look at a directory that is there.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && std::fs::metadata(path)?.is_dir() => Ok(()),
+            made => made,
+        }
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -85,7 +92,8 @@ impl StoreDriver for Files {
     }
 
     fn exists(&self, path: &Path) -> bool {
-        path.exists()
+        // What cannot be looked at may be there.
+        std::fs::metadata(path).map_or_else(|e| !files::is_missing(&e), |_| true)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -100,9 +108,7 @@ impl StoreDriver for Files {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut content = Vec::new();
-        files::open(path)?.read_to_end(&mut content)?;
-        Ok(content)
+        files::read(path, LARGEST_SMALL)
     }
 
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
@@ -225,12 +231,13 @@ impl StoreFile for DiskFile {
     }
 
     fn is_linked(&self) -> bool {
-        self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+        self.file.metadata().map_or(true, |meta| meta.nlink() > 0)
     }
 
     fn is_at(&self, path: &Path) -> bool {
         let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-        self.file.metadata().and_then(|open| Ok(same(open, std::fs::metadata(path)?))).unwrap_or(false)
+        let is_same = self.file.metadata().and_then(|open| Ok(same(open, std::fs::metadata(path)?)));
+        is_same.unwrap_or_else(|e| !files::is_missing(&e))
     }
 }
 
@@ -305,6 +312,17 @@ mod tests {
         assert!(Files::default().replace(&path, b"one").is_err());
         assert!(Files::default().reserve(&path, 1).is_err());
         Files::default().reserve(&path, 1).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_called_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("loop");
+        std::os::unix::fs::symlink("loop", &path).unwrap();
+        assert!(Files::default().exists(&path));
+        assert!(!files::is_missing(&Files::default().size(&path).unwrap_err()));
+        let file = Files::default().open(&dir.path().join("file")).unwrap();
+        assert!(file.is_at(&path) && !file.is_at(&dir.path().join("none")));
     }
 
     #[test]

@@ -12,13 +12,22 @@ use serde::de::DeserializeOwned;
 
 use super::beside;
 use crate::env::Env;
+use crate::files::is_missing;
 
 /// Bytes before the JSON.
 const HEAD: usize = 65;
 
 /// The content of the file at `path`; `None` when there is none, or its checksum does not hold.
 pub fn read<T: DeserializeOwned>(env: &Env, path: &Path) -> Option<T> {
-    let content = env.store.read(path).ok()?;
+    let content = match env.store.read(path) {
+        Ok(content) => content,
+        Err(error) => {
+            if !is_missing(&error) {
+                tracing::error!(%error, path = %path.display(), "the file cannot be read and is not used");
+            }
+            return None;
+        }
+    };
     let found = content.split_at_checked(HEAD).filter(|(head, json)| {
         head[..HEAD - 1] == *blake3::hash(json).to_hex().as_bytes() && head[HEAD - 1] == b'\n'
     });

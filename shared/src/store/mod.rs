@@ -37,7 +37,7 @@ pub use error::{GIVEN_UP, StoreError};
 pub use file::Files;
 pub(crate) use file::{DIRECTORY_MODE, FILE_MODE, sync_parent};
 pub use memory::Memory;
-pub use open::Guard;
+pub use open::{Guard, io_error};
 pub use pieces::{LARGEST_PIECE, join, next_piece, pieces};
 
 use crate::env::{Env, StoreFile};

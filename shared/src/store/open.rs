@@ -14,7 +14,7 @@ use super::leaves::Leaves;
 use super::rescue::{HEADER, is_header};
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
-use crate::files::is_of_the_disk;
+use crate::files::{is_missing, is_of_the_disk};
 
 /// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
 const FALLS_BACK: f64 = 0.3;
@@ -238,7 +238,8 @@ pub(super) struct Opened<C> {
     pub(super) quarantine: Option<Quarantine>,
 }
 
-pub(super) fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
+/// Why a file cannot be used.
+pub fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
     match e.kind() {
         ErrorKind::StorageFull => StoreError::Full,
         _ if is_of_the_disk(e) => StoreError::Io(format!("{}: {e}", path.display())),
@@ -257,7 +258,10 @@ pub(super) fn open<C: Contents>(
 ) -> Result<Opened<C>, StoreError> {
     finish_replacement::<C>(env, path)?;
     // What was put aside belongs to another process if this one cannot lock it, so the file is opened in any case.
-    let opened = if is_empty(env, path) { None } else { Some(attach::<C>(env, path, settings, before)) };
+    let opened = match length(env, path)? {
+        0 => None,
+        _ => Some(attach::<C>(env, path, settings, before)),
+    };
     let why = match (opened, distrusted) {
         (None, _) => {
             if let Some(before) = before {
@@ -288,9 +292,14 @@ pub(super) fn look<C: Contents>(
     attach::<C>(env, path, settings, None)
 }
 
-/// Whether there is no file, or one without a byte, as many power cuts leave it.
-fn is_empty(env: &Env, path: &Path) -> bool {
-    !env.store.exists(path) || env.store.size(path).is_ok_and(|(length, _)| length == 0)
+/// The length of the file at `path`, 0: there is none, or one without a byte, as many power cuts leave it. One that cannot be looked at
+/// is an error: a file that is there must not make way for a new one.
+fn length(env: &Env, path: &Path) -> Result<u64, StoreError> {
+    match env.store.size(path) {
+        Ok((length, _)) => Ok(length),
+        Err(e) if is_missing(&e) => Ok(0),
+        Err(e) => Err(io_error(path, &e)),
+    }
 }
 
 /// Opens a file, verifies it from the medium, and reads its contents.
@@ -498,7 +507,7 @@ fn replace<C: Contents>(
 /// A replacement that a crash has interrupted between its two renames is finished.
 fn finish_replacement<C: Contents>(env: &Env, path: &Path) -> Result<(), StoreError> {
     let new = beside(path, ".new");
-    if env.store.exists(path) || !env.store.exists(&new) {
+    if length(env, path)? > 0 || length(env, &new)? == 0 {
         return Ok(());
     }
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;

@@ -667,9 +667,8 @@ impl Found {
         let torn = front.torn.iter().copied().filter(|number| *number >= next).max();
         let unknown = !exact && (torn.is_some() || front.incomplete || behind.total() > 0 || self.is_copy);
         let lost = lost + behind;
-        let is_behind = behind.total() > 0 || self.is_copy && unknown;
         if lost.total() > 0 || unknown {
-            if is_behind {
+            if behind.total() > 0 || self.is_copy {
                 tracing::error!(
                     event.name = "perigee.wal.behind",
                     lost_items = lost.total(),
@@ -694,7 +693,9 @@ impl Found {
             set_numbers(txn, &[(META_NEXT_GROUP, next)])?;
             raise_format(txn, GROUPS_FORMAT)?;
         }
-        Ok((next > first || lost.total() > 0 || unknown || front.incomplete, is_behind))
+        // What is gone may be in a file that somebody has moved away.
+        let is_behind = lost.total() > 0 || self.is_copy && unknown;
+        Ok((next > first || is_behind || unknown || front.incomplete, is_behind))
     }
 
     /// The number of the first group that the tables do not have.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perigee_shared::env::{Env, StoreFile};
-use perigee_shared::store::{StoreError, beside};
+use perigee_shared::store::{StoreError, beside, io_error};
 
 use super::group::{first_bytes, verify};
 use super::{Journal, WalConfig, WalError};
@@ -161,7 +161,8 @@ pub(super) fn read(env: &Env, config: &WalConfig, epoch: u64) -> Result<Found, S
         incomplete = bytes.len() < LENGTH;
         // A page that cannot be read costs what is on it.
         for (page, out) in bytes.chunks_mut(PAGE).enumerate() {
-            if let Err(error) = file.read((page * PAGE) as u64, out) {
+            let offset = (page * PAGE) as u64;
+            if let Err(error) = file.read(offset, out).or_else(|_| file.read(offset, out)) {
                 tracing::error!(%error, page, path = %path.display(), "a page of the journal's front cannot be read");
                 out.fill(0);
                 incomplete = true;
@@ -169,7 +170,7 @@ pub(super) fn read(env: &Env, config: &WalConfig, epoch: u64) -> Result<Found, S
         }
         Ok(bytes)
     };
-    let bytes = read().map_err(|e| StoreError::File { path: path.clone(), why: e.to_string() })?;
+    let bytes = read().map_err(|e| io_error(&path, &e))?;
     let found = parse(&bytes, epoch);
     Ok(Found { incomplete: incomplete || found.incomplete, ..found })
 }
@@ -209,7 +210,7 @@ pub(super) enum Access {
 impl Front {
     fn open(env: &Env, config: &WalConfig, epoch: u64) -> Result<Self, StoreError> {
         let path = path(config);
-        let failed = |e: io::Error| StoreError::File { path: path.clone(), why: e.to_string() };
+        let failed = |e: io::Error| io_error(&path, &e);
         if !env.store.size(&path).is_ok_and(|(length, _)| length == LENGTH as u64) {
             make(env, &path).map_err(failed)?;
         }
