@@ -79,7 +79,7 @@ pub trait StoreDriver: Send + Sync {
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the file at `path` take `bytes` of the volume, synced; nothing of it remains when that fails.
     fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
-    /// Whether there is something at `path`, or may be: only where it is certain that there is nothing it is `false`.
+    /// Whether there is something at `path`. What cannot be looked at may be there, so it counts as there.
     fn exists(&self, path: &Path) -> bool;
     /// Gives the file at `from` the name `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;

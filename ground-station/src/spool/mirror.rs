@@ -332,18 +332,12 @@ pub(super) fn begin(txn: &WriteTransaction, env: &Env, settings: &Settings) -> R
 
 /// The ledger that the mirror is of, if there is one.
 pub(super) fn ledger(env: &Env, settings: &Settings) -> Option<u64> {
-    let path = settings.directory.join(FILE);
-    let mirror: Mirror = env.store.exists(&path).then(|| mirror::read(env, &path)).flatten()?;
-    Some(mirror.ledger)
+    mirror::read::<Mirror>(env, &settings.directory.join(FILE)).map(|mirror| mirror.ledger)
 }
 
 /// Brings a file that is older than its mirror to what the mirror knows.
 pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<(), SpoolError> {
-    let path = settings.directory.join(FILE);
-    if !env.store.exists(&path) {
-        return Ok(());
-    }
-    let Some(mirror) = mirror::read::<Mirror>(env, &path) else { return Ok(()) };
+    let Some(mirror) = mirror::read::<Mirror>(env, &settings.directory.join(FILE)) else { return Ok(()) };
     let read = db.begin_read()?;
     let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
     if ledger != mirror.ledger {

@@ -201,7 +201,6 @@ struct Unusable {
 
 /// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
 fn look_at_directory(path: &Path) -> Result<(), Unusable> {
-    use io::ErrorKind::{NotADirectory, NotFound};
     for at in path.ancestors() {
         let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
         let shown = at.display();
@@ -228,7 +227,7 @@ fn look_at_directory(path: &Path) -> Result<(), Unusable> {
                 );
                 return unusable(&error, message);
             }
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
+            Err(error) if files::is_missing(&error) => {}
             Err(error) => {
                 let message = format!("{shown}: {error}; let this process's user read and write there");
                 return unusable(&error, message);

@@ -353,8 +353,8 @@ impl<C: Contents> Database<C> {
 
     /// That, in words. A file that was moved is still written, whatever is in its place now.
     pub fn taken_away(&self) -> Option<String> {
-        let how = if self.is_there() { "moved" } else { "deleted" };
-        self.is_elsewhere().then(|| format!("{} was {how}", self.path.display()))
+        let how = || if self.is_there() { "moved" } else { "deleted" };
+        self.is_elsewhere().then(|| format!("{} was {}", self.path.display(), how()))
     }
 
     /// [`Database::write`] of what changes nothing in memory.

@@ -259,8 +259,9 @@ pub(super) fn open<C: Contents>(
     finish_replacement::<C>(env, path)?;
     // What was put aside belongs to another process if this one cannot lock it, so the file is opened in any case.
     let opened = match length(env, path)? {
-        0 => None,
-        _ => Some(attach::<C>(env, path, settings, before)),
+        // As many power cuts leave it.
+        None | Some(0) => None,
+        Some(_) => Some(attach::<C>(env, path, settings, before)),
     };
     let why = match (opened, distrusted) {
         (None, _) => {
@@ -292,12 +293,12 @@ pub(super) fn look<C: Contents>(
     attach::<C>(env, path, settings, None)
 }
 
-/// The length of the file at `path`, 0: there is none, or one without a byte, as many power cuts leave it. One that cannot be looked at
-/// is an error: a file that is there must not make way for a new one.
-fn length(env: &Env, path: &Path) -> Result<u64, StoreError> {
+/// The length of the file at `path`, if there is one. One that cannot be looked at is an error: a file that is there must not make way
+/// for a new one.
+fn length(env: &Env, path: &Path) -> Result<Option<u64>, StoreError> {
     match env.store.size(path) {
-        Ok((length, _)) => Ok(length),
-        Err(e) if is_missing(&e) => Ok(0),
+        Ok((length, _)) => Ok(Some(length)),
+        Err(e) if is_missing(&e) => Ok(None),
         Err(e) => Err(io_error(path, &e)),
     }
 }
@@ -507,7 +508,7 @@ fn replace<C: Contents>(
 /// A replacement that a crash has interrupted between its two renames is finished.
 fn finish_replacement<C: Contents>(env: &Env, path: &Path) -> Result<(), StoreError> {
     let new = beside(path, ".new");
-    if length(env, path)? > 0 || length(env, &new)? == 0 {
+    if length(env, path)?.is_some() || length(env, &new)?.is_none() {
         return Ok(());
     }
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;

@@ -423,15 +423,11 @@ pub(super) fn settle(
     let refused = found.refused_from(env, config, before);
     drop(front.groups.split_off(&refused.unwrap_or(u64::MAX)));
     front.torn.retain(|number| *number < refused.unwrap_or(u64::MAX));
-    let mut is_behind = false;
-    match restored {
-        Some(_) => changed |= found.insert(&txn, &front, tally.accepted)?.next > found.next_group,
-        None => {
-            let (has_changed, behind) =
-                found.take_in(&txn, &front, same_life, &mut tally, env.unix_nano())?;
-            (changed, is_behind) = (changed | has_changed, behind);
-        }
-    }
+    let (has_changed, is_behind) = match restored {
+        Some(_) => (found.insert(&txn, &front, tally.accepted)?.next > found.next_group, false),
+        None => found.take_in(&txn, &front, same_life, &mut tally, env.unix_nano())?,
+    };
+    changed |= has_changed;
     for (group, identity) in salvaged.into_iter().filter(|(group, _)| *group >= found.first_new()) {
         salvaged::remember(&txn, group, [identity])?;
     }
@@ -760,8 +756,7 @@ fn refused_path(config: &WalConfig) -> std::path::PathBuf {
 }
 
 fn read_refused(env: &Env, config: &WalConfig) -> Option<Refused> {
-    let path = refused_path(config);
-    env.store.exists(&path).then(|| store::mirror::read(env, &path)).flatten()
+    store::mirror::read(env, &refused_path(config))
 }
 
 /// Notes beside the log that what is appended from here on was refused, for a process that is killed before the log is open again. The

@@ -76,7 +76,7 @@ use perigee_shared::from_redb;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, HeaderError, Lane};
 use perigee_shared::signal::{Counts, SignalSet};
-use perigee_shared::store::{Contents, Database, Failure, Quarantine, StoreError};
+use perigee_shared::store::{Database, Failure, Quarantine, StoreError};
 use prost::Message;
 use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
@@ -561,9 +561,8 @@ impl Wal {
     /// The log's file when it is no longer in its place, and whether it was moved: a moved one is still written, whatever is in its
     /// place now.
     pub fn missing(&self) -> Option<(PathBuf, bool)> {
-        let path = self.config().directory.join(<State as Contents>::FILE);
         let is_gone = self.away.is_none() && self.log.is_elsewhere();
-        is_gone.then(|| (path, self.log.is_there()))
+        is_gone.then(|| (self.log.path().to_owned(), self.log.is_there()))
     }
 
     /// Why the log cannot be written, as far as is known; `None` while it can.

@@ -19,7 +19,7 @@ use super::salvaged::Identity;
 use super::state::State;
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, bases, drops, salvaged};
+use super::{SegmentRecord, WalConfig, bases, drops, group, salvaged};
 
 /// Whether a log, of the life that the mirror is of, is an earlier state whose rest is to be had.
 pub(super) fn is_earlier(mirror: &Mirror, age: Age, log: &Found) -> bool {
@@ -135,10 +135,7 @@ fn forsake(txn: &WriteTransaction, epochs: &[u64]) -> Result<(), StoreError> {
     let mut next = 0;
     while let Some((first, _)) = journal.range(groups(next, u64::MAX))?.next().transpose()? {
         let number = first.value().group;
-        let mut bytes = Vec::new();
-        for piece in journal.range(groups(number, number + 1))? {
-            bytes.extend_from_slice(piece?.1.value());
-        }
+        let bytes = group::read(&journal, number)?;
         salvaged::remember(txn, number, [Identity::group(number, &bytes).of_lane(None)])?;
         next = number + 1;
     }
